@@ -1,0 +1,231 @@
+"""What the fake engine makes of a request: a job to generate, a small answer, or vLLM's own refusal. Pure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from tests.fakes.connection import Seen
+from tests.fakes.dialects import CREATED, Dialect, Job, Json, encode, error_body
+from tests.fakes.script import Behaviour
+from tests.fakes.tokens import Tokenizer, generate, render, text_of
+
+GENERATING = {
+    "/v1/chat/completions": Dialect.CHAT,
+    "/v1/completions": Dialect.COMPLETIONS,
+    "/v1/responses": Dialect.RESPONSES,
+    "/v1/messages": Dialect.MESSAGES,
+}
+#: What vLLM serves beside: a gateway must not pass these on. They answer 200 with a tell-tale.
+LEAKS = frozenset(
+    {
+        "/abort_requests", "/classify", "/collective_rpc", "/detokenizer_info", "/docs", "/generative_scoring",
+        "/inference/v1/generate", "/init_weight_transfer_engine", "/invocations", "/is_paused", "/is_sleeping",
+        "/kv_event_sources", "/load", "/openapi.json", "/pause", "/ping", "/pooling", "/redoc", "/rerank",
+        "/reset_mm_cache", "/reset_prefix_cache", "/resume", "/scale_elastic_ep", "/score", "/server_info",
+        "/shutdown_weight_transfer_engine", "/sleep", "/start_profile", "/stop_profile", "/tokenizer_info",
+        "/update_weights", "/v1/audio/translations", "/v1/chat/completions/batch", "/v1/chat/completions/render",
+        "/v1/completions/render", "/v1/load_lora_adapter", "/v1/messages/render", "/v1/responses/render",
+        "/v1/systemone", "/v1/unload_lora_adapter", "/v2/embed", "/v2/rerank", "/version", "/wake_up",
+    }
+)  # fmt: skip
+
+
+class RefusedError(Exception):
+    """vLLM answers with an error: its status and body."""
+
+    def __init__(self, status: int, body: Json) -> None:
+        super().__init__(f"{status} {body}")
+        self.status = status
+        self.body = encode(body)
+
+
+def bad_request(message: str, param: str | None = None, kind: str = "Bad Request") -> RefusedError:
+    """A 400 as vLLM words it."""
+    return RefusedError(400, error_body(message, kind, 400, param))
+
+
+@dataclass(frozen=True)
+class Model:
+    """The loaded model. An empty `name` means that none is loaded."""
+
+    name: str
+    max_model_len: int
+    tokenizer: Tokenizer
+
+    def card(self) -> Json:
+        """/v1/models."""
+        card = {"id": self.name, "object": "model", "created": CREATED, "owned_by": "vllm", "root": self.name}
+        card |= {"parent": None, "max_model_len": self.max_model_len, "permission": []}
+        return {"object": "list", "data": [card] if self.name else []}
+
+    def check(self, wanted: object) -> None:
+        """Raise RefusedError (404) unless `wanted` is this model or not said."""
+        if (wanted and wanted != self.name) or not self.name:
+            message = f"The model `{wanted}` does not exist. Valid aliases: {self.name}."
+            raise RefusedError(404, error_body(message, "NotFoundError", 404, "model"))
+
+
+def body_of(request: Seen) -> Json:
+    """The JSON object in the body. Raises RefusedError (400)."""
+    if (request.header("content-type") or "").partition(";")[0].strip().lower() != "application/json":
+        message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
+        raise bad_request(message)
+    try:
+        return msgspec.json.decode(request.body, type=dict[str, Any])
+    except msgspec.DecodeError as exc:
+        raise bad_request(f"1 validation error:\n  {exc}", "body") from None
+
+
+def _required(body: Json, name: str, kind: type | tuple[type, ...]) -> Any:
+    value = body.get(name)
+    if not isinstance(value, kind):
+        what = "missing" if value is None else "type_error"
+        text = f"1 validation error:\n  {{'type': '{what}', 'loc': 'body.{name}', 'msg': 'Field required'}}"
+        raise bad_request(text, f"body.{name}")
+    return value
+
+
+def _prompt(dialect: Dialect, body: Json, tokenizer: Tokenizer) -> str:
+    if dialect is Dialect.CHAT:
+        return render(_required(body, "messages", list))
+    if dialect is Dialect.MESSAGES:
+        _required(body, "max_tokens", int)
+        return _messages_prompt(body)
+    if dialect is Dialect.RESPONSES:
+        given = _required(body, "input", (str, list))
+        return render(given if isinstance(given, list) else [{"role": "user", "content": given}])
+    given = _required(body, "prompt", (str, list))
+    if isinstance(given, list) and given and isinstance(given[0], int):
+        return tokenizer.decode(given)
+    return text_of(given)
+
+
+def _messages_prompt(body: Json) -> str:
+    messages = _required(body, "messages", list)
+    system = [{"role": "system", "content": body["system"]}] if body.get("system") else []
+    return render([*system, *messages])
+
+
+def understand(request: Seen, dialect: Dialect, model: Model, behaviour: Behaviour, number: int) -> Job:
+    """The job that a generating request asks for; without an X-Request-Id, `number` names it. Raises RefusedError."""
+    body = body_of(request)
+    options = body.get("stream_options") or {}
+    if options and not body.get("stream") and dialect in (Dialect.CHAT, Dialect.COMPLETIONS):
+        message = "1 validation error:\n  Value error, Stream options can only be defined when `stream=True`."
+        raise bad_request(message, "stream_options")
+    prompt = _prompt(dialect, body, model.tokenizer)
+    model.check(body.get("model"))
+    prompt_tokens = len(model.tokenizer.encode(prompt))
+    room = model.max_model_len - prompt_tokens
+    if room <= 0:
+        message = f"This model's maximum context length is {model.max_model_len} tokens."
+        raise bad_request(message, "input_tokens", "BadRequestError")
+    limits = [body.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens")]
+    limit = min([room, *(value for value in limits if isinstance(value, int))])
+    stops = behaviour.tokens <= limit
+    texts = [*generate(prompt, behaviour.tokens - 1), ""] if stops else generate(prompt, limit)
+    prefix = {Dialect.COMPLETIONS: "cmpl-", Dialect.RESPONSES: "resp_"}.get(dialect, "chatcmpl-")
+    include_usage = bool(options.get("include_usage"))
+    return Job(
+        dialect,
+        prefix + (request.header("x-request-id") or f"{number:032x}"),
+        model.name,
+        prompt_tokens,
+        tuple(texts),
+        "stop" if stops else "length",
+        bool(body.get("stream")),
+        include_usage,
+        include_usage and bool(options.get("continuous_usage_stats")),
+    )
+
+
+def _usage(count: int) -> Json:
+    return {"prompt_tokens": count, "total_tokens": count, "completion_tokens": 0, "prompt_tokens_details": None}
+
+
+def _embeddings(request: Seen, model: Model) -> Json:
+    body = body_of(request)
+    given = _required(body, "input", (str, list))
+    model.check(body.get("model"))
+    texts = [given] if isinstance(given, str) else [text_of(part) for part in given]
+    counts = [len(model.tokenizer.encode(text)) for text in texts]
+    vectors = [[len(text) / 100, count / 10, 0.25] for text, count in zip(texts, counts, strict=True)]
+    data = [{"index": rank, "object": "embedding", "embedding": vector} for rank, vector in enumerate(vectors)]
+    stem = {"id": "embd-0", "object": "list", "created": CREATED, "model": model.name}
+    return {**stem, "data": data, "usage": _usage(sum(counts))}
+
+
+def _scores(model: Model, query: str, texts: list[str]) -> tuple[list[float], int]:
+    words = set(query.split())
+    counts = [len(model.tokenizer.encode(f"{query} {text}")) for text in texts]
+    return [len(words & set(text.split())) / max(1, len(words)) for text in texts], sum(counts)
+
+
+def _rerank(request: Seen, model: Model) -> Json:
+    body = body_of(request)
+    query, texts = _required(body, "query", str), [text_of(each) for each in _required(body, "documents", list)]
+    model.check(body.get("model"))
+    scores, count = _scores(model, query, texts)
+    order = sorted(range(len(texts)), key=lambda rank: -scores[rank])[: body.get("top_n") or None]
+    results = [
+        {"index": rank, "document": {"text": texts[rank], "multi_modal": None}, "relevance_score": scores[rank]}
+        for rank in order
+    ]
+    usage = {"prompt_tokens": count, "total_tokens": count}
+    return {"id": "rerank-0", "model": model.name, "usage": usage, "results": results}
+
+
+def _score(request: Seen, model: Model) -> Json:
+    body = body_of(request)
+    query, given = _required(body, "text_1", str), _required(body, "text_2", (str, list))
+    model.check(body.get("model"))
+    scores, count = _scores(model, query, [given] if isinstance(given, str) else given)
+    data = [{"index": rank, "object": "score", "score": score} for rank, score in enumerate(scores)]
+    stem = {"id": "score-0", "object": "list", "created": CREATED, "model": model.name}
+    return {**stem, "data": data, "usage": _usage(count)}
+
+
+def _transcription(request: Seen, model: Model) -> Json:
+    if not (request.header("content-type") or "").startswith("multipart/form-data"):
+        raise bad_request("1 validation error:\n  {'type': 'missing', 'loc': 'body.file'}", "body.file")
+    return {"text": f"{len(request.body)} bytes", "usage": {"type": "duration", "seconds": 1}}
+
+
+def _tokenize(request: Seen, model: Model) -> Json:
+    body = body_of(request)
+    text = render(body["messages"]) if "messages" in body else _required(body, "prompt", str)
+    model.check(body.get("model"))
+    ids = model.tokenizer.encode(text)
+    return {"count": len(ids), "max_model_len": model.max_model_len, "tokens": ids, "token_strs": None}
+
+
+def _detokenize(request: Seen, model: Model) -> Json:
+    body = body_of(request)
+    ids = _required(body, "tokens", list)
+    model.check(body.get("model"))
+    return {"prompt": model.tokenizer.decode(ids)}
+
+
+def _count_tokens(request: Seen, model: Model) -> Json:
+    body = body_of(request)
+    prompt = _messages_prompt(body)
+    model.check(body.get("model"))
+    count = len(model.tokenizer.encode(prompt))
+    return {"input_tokens": count, "context_management": {"original_input_tokens": count}}
+
+
+Small = Callable[[Seen, Model], Json]
+#: Answered at once, outside the scheduler.
+FREE: dict[str, Small] = {
+    "/tokenize": _tokenize,
+    "/detokenize": _detokenize,
+    "/v1/messages/count_tokens": _count_tokens,
+}
+#: Answered by the engine, in a slot.
+POOLING: dict[str, Small] = {
+    "/v1/embeddings": _embeddings,
+    "/v1/rerank": _rerank,
+    "/v1/score": _score,
+    "/v1/audio/transcriptions": _transcription,
+}
