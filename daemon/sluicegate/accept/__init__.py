@@ -1,0 +1,1 @@
+"""Accepting: sockets, HTTP, and what of it becomes a Request for the pipeline."""

@@ -1,0 +1,112 @@
+"""The Quart application: a route table for everything that needs no slot and no engine of its own."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+from quart import Response, g, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from ..exchange import Dialect
+from ..openai.errors import error_body
+from ..openai.routes import ENDPOINTS
+from .intake import request_id
+
+_JSON = "application/json"
+
+
+class Status(Protocol):
+    """What /health, /ready and /v1/models tell."""
+
+    @property
+    def draining(self) -> bool: ...
+
+    @property
+    def health(self) -> str:
+        """ "ok", "starting", "degraded" or "down"."""
+        ...
+
+    @property
+    def why(self) -> str: ...
+
+    @property
+    def models(self) -> tuple[str, ...]: ...
+
+    @property
+    def models_body(self) -> bytes: ...
+
+
+#: Takes an Accept header, returns a body and its content type.
+Expose = Callable[[str | None], tuple[bytes, str]]
+
+#: Told of each request that matched no route: its id and the status it got.
+Unmatched = Callable[[str, int], None]
+
+
+def make_app(status: Status, expose: Expose, unmatched: Unmatched) -> QuartTrio:
+    """The application. Every answer carries x-request-id."""
+    app = QuartTrio("sluicegate")
+    app.config["RESPONSE_TIMEOUT"] = None  # the socket's own deadline (server.py) is the one that counts
+
+    @app.before_request
+    async def identify() -> None:
+        value = request.headers.get("x-request-id", "")
+        g.request_id = request_id([(b"x-request-id", value.encode("latin-1", "replace"))])
+
+    @app.get("/health")
+    async def health() -> Response:
+        if status.health == "ok":
+            return _json({"status": "ok", "models": status.models})
+        return _json({"status": status.health, "why": status.why, "models": status.models}, 503)
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        if status.draining:
+            return _json({"ready": False, "why": "shutting down"}, 503)
+        if status.health != "ok":
+            return _json({"ready": False, "why": status.why}, 503)
+        return _json({"ready": True})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        body, content_type = expose(request.headers.get("accept"))
+        return Response(body, content_type=content_type)
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        if status.health != "ok":
+            message = f"No engine can be asked for its models now: {status.why}."
+            return _refusal(503, message, "engine_unavailable")
+        return Response(status.models_body, content_type=_JSON)
+
+    @app.errorhandler(HTTPException)
+    async def wrong(error: HTTPException) -> Response:
+        code = error.code or 500
+        unmatched(g.request_id, code)
+        if code == 405 or request.path in ENDPOINTS:
+            allowed = "POST" if request.path in ENDPOINTS else "GET"
+            response = _refusal(405, f"{request.path} takes {allowed} only.", "method_not_allowed")
+            response.headers["allow"] = allowed
+            return response
+        if code == 404:
+            return _refusal(404, "This gateway has no such route. See GET /v1/models for what it serves.", "not_found")
+        return _refusal(code, error.name, "invalid")
+
+    @app.after_request
+    async def stamp(response: Response) -> Response:
+        response.headers["x-request-id"] = g.request_id
+        return response
+
+    return app
+
+
+def _json(data: object, code: int = 200) -> Response:
+    return Response(msgspec.json.encode(data), status=code, content_type=_JSON)
+
+
+def _refusal(code: int, message: str, kind: str) -> Response:
+    dialect = Dialect.MESSAGES if request.path.startswith("/v1/messages") else Dialect.CHAT
+    response = Response(error_body(dialect, code, message, kind), status=code, content_type=_JSON)
+    response.headers["x-sluicegate-outcome"] = "invalid" if code < 500 else "engine_unavailable"
+    return response

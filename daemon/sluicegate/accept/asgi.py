@@ -1,0 +1,153 @@
+"""The ordinary way in: ASGI, as Hypercorn speaks it for HTTP/1.1 and HTTP/2.
+
+Inference routes go from here straight to the pipeline; everything else goes on to Quart.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol, cast
+
+import trio
+from hypercorn.typing import (
+    ASGIReceiveCallable,
+    ASGISendCallable,
+    ASGISendEvent,
+    HTTPResponseBodyEvent,
+    HTTPResponseStartEvent,
+    Scope,
+)
+
+from ..config.schema import Config
+from ..exchange import Client, ClientGone, ClientStalled, Headers, Request
+from ..openai.routes import ENDPOINTS
+from .intake import declared_length, make_request, too_large, too_slow
+
+
+class Handler(Protocol):
+    """The pipeline, as accept/ sees it."""
+
+    async def handle(self, request: Request, client: Client) -> None: ...
+
+
+class Gate:
+    """ASGI application: the inference routes, with `inner` (Quart) behind it for all other paths and methods."""
+
+    def __init__(self, config: Config, pipeline: Handler, inner: Callable[..., Awaitable[None]]) -> None:
+        self.config = config
+        self._pipeline = pipeline
+        self._inner = inner
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        endpoint = None
+        if scope["type"] == "http" and scope["method"] == "POST":
+            endpoint = ENDPOINTS.get(scope["path"])
+        try:
+            if endpoint is None:
+                await self._inner(scope, receive, send)
+                return
+            async with trio.open_nursery() as nursery:
+                headers = cast(Headers, list(scope["headers"]))  # type: ignore[typeddict-item]
+                body = AsgiBody(receive, headers, self.config, nursery)
+                request = make_request(endpoint, headers, body)
+                client = AsgiClient(request.id, send, body, self.config.timeouts.client_stall_s)
+                await self._pipeline.handle(request, client)
+                nursery.cancel_scope.cancel()
+        except* (ClientGone, ClientStalled):
+            pass  # whoever was served is not there any more; the connection is closed already
+
+
+class AsgiBody:
+    """The body of a request, from ASGI's events, and the watch over the client once the body is in.
+
+    `nursery` is cancelled when the client leaves.
+    """
+
+    def __init__(self, receive: ASGIReceiveCallable, headers: Headers, config: Config, nursery: trio.Nursery) -> None:
+        self._receive = receive
+        self._headers = headers
+        self._config = config
+        self._nursery = nursery
+        self._watching = False
+        self.ending = False
+
+    async def whole(self) -> bytes:
+        parts = [part async for part in self.parts()]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        limits, seconds = self._config.limits, self._config.timeouts.body_read_s
+        declared_length(self._headers, limits)
+        size, more = 0, True
+        deadline = trio.current_time() + seconds
+        while more:
+            event = None
+            with trio.move_on_at(deadline):
+                event = await self._receive()
+            if event is None:
+                raise too_slow(seconds)
+            if event["type"] != "http.request":
+                raise ClientGone
+            size += len(event["body"])
+            if size > limits.body_max_bytes:
+                raise too_large(limits)
+            if event["body"]:
+                yield event["body"]
+            more = event["more_body"]
+        self.watch()
+
+    def watch(self) -> None:
+        """From now on take whatever comes: nothing more is read of the body, and a disconnect cancels the nursery.
+
+        Must be on before an answer is sent to a request whose body was not read: Hypercorn delivers body and disconnect
+        through one bounded channel, and its connection would hang for ever on a full one.
+        """
+        if not self._watching:
+            self._watching = True
+            self._nursery.start_soon(self._watch)
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        # Hypercorn says "disconnect" at the proper end of an answer, too, in the middle of our last send; a cancel
+        # then would leave its connection without an idle deadline.
+        if not self.ending:
+            self._nursery.cancel_scope.cancel()
+
+
+class AsgiClient:
+    """The client's end of an exchange, over ASGI's send."""
+
+    def __init__(self, request_id: str, send: ASGISendCallable, body: AsgiBody, stall_s: float) -> None:
+        self._request_id = request_id
+        self._send = send
+        self._body = body
+        self._stall_s = stall_s
+        self.started = False
+
+    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        await self._end(body)
+
+    async def start(self, status: int, headers: Headers) -> None:
+        self.started = True
+        self._body.watch()
+        fields = [*headers, (b"x-request-id", self._request_id.encode("ascii"))]
+        await self._emit(
+            HTTPResponseStartEvent(type="http.response.start", status=status, headers=fields, trailers=False)
+        )
+
+    async def send(self, data: bytes) -> None:
+        await self._emit(HTTPResponseBodyEvent(type="http.response.body", body=data, more_body=True))
+
+    async def finish(self) -> None:
+        await self._end(b"")
+
+    async def _end(self, data: bytes) -> None:
+        self._body.ending = True
+        await self._emit(HTTPResponseBodyEvent(type="http.response.body", body=data, more_body=False))
+
+    async def _emit(self, event: ASGISendEvent) -> None:
+        # HTTP/2's flow control blocks here, above the socket whose own deadline is in server.py.
+        with trio.move_on_after(self._stall_s) as patience:
+            await self._send(event)
+        if patience.cancelled_caught:
+            raise ClientStalled

@@ -1,0 +1,58 @@
+"""From a request's head to a Request: its id, and the checks that a head must pass. Shared by all ways in."""
+
+import os
+import re
+
+import trio
+
+from ..config.schema import LimitConfig
+from ..exchange import Body, Endpoint, Headers, Request
+from ..outcome import Outcome, Refusal
+
+#: Request ids that are taken over from clients; anything else could forge log lines or upset the engine.
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+def request_id(headers: Headers) -> str:
+    """The client's x-request-id if it is sane, else a new one of 32 hexadecimal digits."""
+    for name, value in headers:
+        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
+            return value.decode("ascii")
+    return os.urandom(16).hex()
+
+
+def make_request(endpoint: Endpoint, headers: Headers, body: Body) -> Request:
+    """A Request that has just arrived. `headers` with names in lower case."""
+    return Request(request_id(headers), endpoint, headers, body, trio.current_time())
+
+
+def declared_length(headers: Headers, limits: LimitConfig) -> int | None:
+    """The body's declared length in bytes, None if it is chunked; 0 if neither is said.
+
+    Refusal: INVALID if lengths conflict, which is how requests are smuggled past a gateway; TOO_LARGE over the limit.
+    """
+    lengths = {value for name, value in headers if name == b"content-length"}
+    codings = [value for name, value in headers if name == b"transfer-encoding"]
+    if len(lengths) > 1 or (lengths and codings):
+        raise Refusal(Outcome.INVALID, 400, "The request declares its length in conflicting ways.")
+    if codings:
+        if [value.lower() for value in codings] != [b"chunked"]:
+            raise Refusal(Outcome.INVALID, 400, "The only transfer-encoding that is understood is 'chunked'.")
+        return None
+    if not lengths:
+        return 0
+    (text,) = lengths
+    if not text.isdigit():
+        raise Refusal(Outcome.INVALID, 400, "The request's content-length is not a number.")
+    if len(text) > 15 or int(text) > limits.body_max_bytes:
+        raise too_large(limits)
+    return int(text)
+
+
+def too_large(limits: LimitConfig) -> Refusal:
+    message = f"The request body is larger than the {limits.body_max_bytes} bytes that this gateway takes."
+    return Refusal(Outcome.TOO_LARGE, 413, message)
+
+
+def too_slow(seconds: float) -> Refusal:
+    return Refusal(Outcome.INVALID, 408, f"The request body did not arrive within {seconds:g} s.")

@@ -1,0 +1,195 @@
+"""Hypercorn's TCP server, bounded: in how long a client may refuse bytes, and in how many connections there are."""
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from typing import Any
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.events import Event, RawData
+from hypercorn.protocol import ProtocolWrapper
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState
+from hypercorn.utils import parse_socket_addr
+
+from ..config.schema import Address, Config, UnixAddress
+from ..exchange import ClientGone, ClientStalled
+
+#: A client must take each piece of this size within client_stall_s: with the default of 15 s, 4 KiB/s (bytes).
+PIECE = 65536
+
+#: Connections that the kernel completes for us before we accept them.
+BACKLOG = 1024
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-type: application/json\r\n"
+    b"x-sluicegate-outcome: shed_busy\r\ncontent-length: %d\r\n\r\n%s"
+)
+_FULL_BODY = (
+    b'{"error":{"message":"The gateway has as many connections as it takes. Retry.",'
+    b'"type":"server_error","param":null,"code":"shed_busy"}}'
+)
+
+
+class GateServer(TCPServer):
+    """One client connection.
+
+    Unlike its base it shields no send: a client that does not take a piece within client_stall_s is cut off, and a send
+    that is cancelled takes the connection with it, for the rest of that answer could not be sent any more.
+    """
+
+    def __init__(self, *args: Any, stall_s: float) -> None:
+        super().__init__(*args)
+        self._stall_s = stall_s
+
+    async def run(self) -> None:
+        sock = self.stream.socket
+        try:
+            client = parse_socket_addr(sock.family, sock.getpeername())
+            server = parse_socket_addr(sock.family, sock.getsockname())
+            async with TaskGroup() as task_group:
+                self._task_group = task_group
+                self.protocol = ProtocolWrapper(
+                    self.app,
+                    self.config,
+                    self.context,
+                    task_group,
+                    ConnectionState(self.state),
+                    False,
+                    client,
+                    server,
+                    self.protocol_send,
+                    "http/1.1",
+                )
+                await self.protocol.initiate()
+                await self.idle_task.restart(self._task_group, self._idle_timeout)
+                await self._read_data()
+                # Hypercorn would hold the closed connection for the rest of its idle time.
+                await self.idle_task.stop()
+        except* (OSError, ClientGone, ClientStalled):
+            pass
+        finally:
+            await self._close()
+
+    async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, RawData):
+            async with self.send_lock:
+                await self._send_bounded(event.data)
+        else:
+            await super().protocol_send(event)
+
+    async def _send_bounded(self, data: bytes) -> None:
+        try:
+            for at in range(0, len(data), PIECE):
+                with trio.move_on_after(self._stall_s) as patience:
+                    await self.stream.send_all(data[at : at + PIECE])
+                if patience.cancelled_caught:
+                    self._abort()
+                    raise ClientStalled
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise ClientGone from None
+        except trio.Cancelled:
+            self._abort()
+            raise
+
+    def _abort(self) -> None:
+        """Close with a reset, so that the kernel does not keep what the client never took."""
+        sock = self.stream.socket
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        sock.close()
+
+
+class Listening:
+    """The client side of the gateway: its listening sockets and the connections that came through them."""
+
+    def __init__(self, app: ASGIFramework, config: Config) -> None:
+        self._app: AppWrapper = ASGIWrapper(app)
+        self._config = config
+        self._context = WorkerContext(None)
+        self._hypercorn = hypercorn_config(config)
+        self.connections = 0
+
+    async def serve(self, listeners: list[trio.SocketListener], handlers: trio.Nursery) -> None:
+        """Accept connections until cancelled, each handled in `handlers`, which the caller ends when it sees fit."""
+        await trio.serve_listeners(self._handle, listeners, handler_nursery=handlers)
+
+    async def close_idle(self) -> None:
+        """Close idle connections now, and every other one after the answer that it waits for."""
+        await self._context.terminated.set()
+
+    async def _handle(self, stream: trio.SocketStream) -> None:
+        if self.connections >= self._config.limits.connections_max:
+            await _turn_away(stream)
+            return
+        self.connections += 1
+        try:
+            state: Any = {}
+            args = (self._app, self._hypercorn, self._context, ConnectionState(state), stream)
+            await GateServer(*args, stall_s=self._config.timeouts.client_stall_s)
+        finally:
+            self.connections -= 1
+
+
+async def _turn_away(stream: trio.SocketStream) -> None:
+    with trio.move_on_after(1):
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.send_all(_FULL % (len(_FULL_BODY), _FULL_BODY))
+    await trio.aclose_forcefully(stream)
+
+
+def hypercorn_config(config: Config) -> HypercornConfig:
+    """Hypercorn's own settings, from ours."""
+    hypercorn = HypercornConfig()
+    hypercorn.accesslog = None
+    hypercorn.errorlog = None
+    hypercorn.include_server_header = False
+    hypercorn.h11_max_incomplete_size = config.limits.header_max_bytes
+    hypercorn.h2_max_header_list_size = config.limits.header_max_bytes
+    hypercorn.keep_alive_timeout = config.timeouts.keep_alive_s
+    # A client may use one connection for as long as it likes: closing it now and then would only cost a handshake.
+    hypercorn.keep_alive_max_requests = 1 << 62
+    return hypercorn
+
+
+def bind(address: Address) -> trio.SocketListener:
+    """Listen on `address`. OSError if it is taken or not allowed.
+
+    A Unix socket that a dead process left behind is removed first; one that somebody listens on is left alone.
+    """
+    if isinstance(address, UnixAddress):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        _remove_stale(address.path)
+    else:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        sock.bind(address.path if isinstance(address, UnixAddress) else (address.host, address.port))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
+def _remove_stale(path: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except OSError:
+            return  # not there, or not a socket: bind will say so
+        else:
+            raise OSError(errno.EADDRINUSE, "somebody listens there already", path)

@@ -1,0 +1,109 @@
+"""What passes between the stages: a request, the client that waits for its answer, an endpoint and its dialect.
+
+Types only. Every stage may import this module and none imports another stage.
+"""
+
+import enum
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+#: Header fields in wire order, names in lower case.
+Headers = list[tuple[bytes, bytes]]
+
+
+class Dialect(enum.StrEnum):
+    """The protocol that a client speaks: decides how errors, usage and the end of a stream look."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    PLAIN = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One row of the route table.
+
+    `path` doubles as the value of the metric label `endpoint`, so that label is bounded by the table.
+    `opaque`: the body is passed on unread (multipart), never parsed and never changed.
+    """
+
+    path: str
+    dialect: Dialect
+    needs_slot: bool = True
+    opaque: bool = False
+
+
+class Body(Protocol):
+    """The body of a request, read at most once, one way or the other.
+
+    Both raise Refusal (TOO_LARGE, or INVALID if it does not arrive in time or is not HTTP) and ClientGone.
+    """
+
+    async def whole(self) -> bytes:
+        """All of it."""
+        ...
+
+    def parts(self) -> AsyncIterator[bytes]:
+        """Its pieces as they arrive, framing removed."""
+        ...
+
+
+@dataclass(slots=True)
+class Request:
+    """A request as accepted: its head is whole and within limits; its body may still be on its way.
+
+    `received_at` is on trio's clock, in seconds.
+    """
+
+    id: str
+    endpoint: Endpoint
+    headers: Headers
+    body: Body
+    received_at: float
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first field called `name` (lower case), or None."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+
+class ClientGone(Exception):
+    """The client's connection broke while something was being sent to it."""
+
+
+class ClientStalled(Exception):
+    """The client took no byte for `client_stall_s`."""
+
+
+class Client(Protocol):
+    """The client's end of one exchange. Owned by accept/, used by one pipeline run, then never again.
+
+    Either `respond` once, or `start`, any number of `send`, `finish`. All of them may raise ClientGone or
+    ClientStalled; after either, nothing more can be sent.
+    """
+
+    @property
+    def started(self) -> bool:
+        """True once any byte of an answer may have left: a refusal can no longer be an HTTP status."""
+        ...
+
+    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole answer. Sets content-length itself."""
+        ...
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Send the head of a streamed answer."""
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """Send a piece of the body; returns when the transport has taken it."""
+        ...
+
+    async def finish(self) -> None:
+        """End the body properly."""
+        ...

@@ -1,0 +1,194 @@
+"""Start, ready, drain, stop: one tree of nurseries, in which nothing outlives what it depends on."""
+
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+
+import trio
+
+from . import __version__
+from .accept.app import make_app
+from .accept.asgi import Gate
+from .accept.server import Listening, bind
+from .account.ledger import Ledger
+from .admit.controller import Admission
+from .config.schema import Address, Config
+from .gpu.nvml import PyNvml
+from .gpu.sampler import sample_forever
+from .observe.foreign import foreign_loggers
+from .observe.logs import Log, choose_format
+from .observe.metrics import Metrics
+from .openai.routes import ENDPOINTS
+from .outcome import Outcome
+from .pipeline import Pipeline
+from .relay.pool import Pool
+from .relay.wire import Dial, dialer
+from .route.backends import Backend, Backends
+from .route.health import HttpProbe, Probe, watch
+
+#: After the drain deadline, how long requests that were cut off may take to tell their clients (seconds).
+LAST_WORDS_S = 2.0
+
+#: Opens the probe of an engine. Simulations put their own in.
+MakeProbe = Callable[[Address], AbstractAsyncContextManager[Probe]]
+
+#: Makes the dialer of an engine: its address, and the longest wait in seconds.
+MakeDial = Callable[[Address, float], Dial]
+
+STDERR = 2
+
+
+def serve(config: Config) -> int:
+    """Run the gateway until SIGTERM or SIGINT; the exit status. OSError if it cannot listen where it shall."""
+    metrics = Metrics(ENDPOINTS, __version__)
+    log = Log(choose_format(config.log.format, STDERR), config.log.level, STDERR, on_drop=metrics.log_line_dropped)
+    try:
+        with foreign_loggers(log):
+            trio.run(_serve, config, metrics, log, strict_exception_groups=True)
+    finally:
+        log.close()
+    return 0
+
+
+async def _serve(config: Config, metrics: Metrics, log: Log) -> None:
+    gateway = Gateway(config, metrics, log)
+    listener = bind(config.listen)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(gateway.run, [listener])
+            log.info("listening", detail=f"{config.listen}, engine at {config.engine.base_url}")
+            await anext(signals)
+            log.info(
+                "draining", detail=f"{gateway.ledger.open_count} requests open, at most {config.timeouts.drain_s:g} s"
+            )
+            gateway.stop()
+            nursery.start_soon(_cut_on_second, signals, gateway)
+            await gateway.stopped.wait()
+            nursery.cancel_scope.cancel()
+    log.info("stopped", detail=f"{gateway.ledger.settled} requests served or refused")
+
+
+async def _cut_on_second(signals: AsyncIterator[int], gateway: "Gateway") -> None:
+    await anext(signals)
+    gateway.pipeline.cut()
+
+
+class Gateway:
+    """The daemon without its process: everything between its listeners and its engines. Tests run several at once."""
+
+    def __init__(
+        self,
+        config: Config,
+        metrics: Metrics,
+        log: Log,
+        make_dial: MakeDial = dialer,
+        make_probe: MakeProbe = HttpProbe,
+    ) -> None:
+        self.config = config
+        self.metrics = metrics
+        self.log = log
+        self.backends = Backends([Backend("engine", config.engine.base_url, self._engine_changed)])
+        self.admission = Admission(config.admission)
+        self.ledger = Ledger(metrics, log, trio.current_time)
+        connect_s = config.engine.connect_timeout_s
+        self.pools = {backend: Pool(make_dial(backend.address, connect_s)) for backend in self.backends.all}
+        self.pipeline = Pipeline(config, self.admission, self.backends, self.pools, self.ledger)
+        quart = make_app(self, metrics.expose, self._unmatched)
+        self.listening = Listening(Gate(config, self.pipeline, quart), config)
+        self.stopped = trio.Event()
+        self._make_probe = make_probe
+        self._stop = trio.Event()
+        self._bind_metrics()
+
+    async def run(
+        self, listeners: list[trio.SocketListener], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve on `listeners`, which it owns from now on, until `stop`; then drain and return."""
+        try:
+            async with trio.open_nursery() as services:
+                services.start_soon(self.admission.run)
+                for backend in self.backends.all:
+                    services.start_soon(self._watch, backend)
+                services.start_soon(self._sample_gpu)
+                async with trio.open_nursery() as handlers:
+                    async with trio.open_nursery() as accepting:
+                        accepting.start_soon(self.listening.serve, listeners, handlers)
+                        task_status.started()
+                        await self._stop.wait()
+                        accepting.cancel_scope.cancel()
+                    await self._drain()
+                    handlers.cancel_scope.cancel()
+                services.cancel_scope.cancel()
+        finally:
+            for pool in self.pools.values():
+                pool.close_idle()
+            self.stopped.set()
+
+    def stop(self) -> None:
+        """Begin to stop: accept no more, turn away who waits, let who runs finish within drain_s."""
+        self.admission.drain()
+        self._stop.set()
+
+    async def _drain(self) -> None:
+        await self.listening.close_idle()
+        with trio.move_on_after(self.config.timeouts.drain_s):
+            await self.pipeline.idle()
+        if self.ledger.open_count:
+            self.log.warning("cut", detail=f"{self.ledger.open_count} requests outlasted the drain")
+            self.pipeline.cut()
+            with trio.move_on_after(LAST_WORDS_S):
+                await self.pipeline.idle()
+
+    async def _watch(self, backend: Backend) -> None:
+        async with self._make_probe(backend.address) as probe:
+            await watch(backend, probe, self.config.engine.probe_interval_s)
+
+    async def _sample_gpu(self) -> None:
+        await sample_forever(PyNvml(), self.metrics, self.config.gpu.sample_interval_s, log=self.log)
+
+    def _engine_changed(self, backend: Backend) -> None:
+        self.metrics.engine_up(self.backends.state.value == "ok")
+        if backend.up:
+            self.log.info("engine_up", detail=f"{backend.address} serves {', '.join(backend.models)}")
+        else:
+            self.log.warning(f"engine_{backend.state.value}", detail=backend.why)
+
+    def _unmatched(self, request_id: str, status: int) -> None:
+        record = self.ledger.open(request_id, "other")
+        record.status = status
+        self.ledger.settle(record, Outcome.INVALID)
+
+    def _bind_metrics(self) -> None:
+        admission, pools = self.admission, self.pools.values()
+        self.metrics.bind_gate(
+            active=lambda: admission.active,
+            waiting=lambda: admission.waiting,
+            max_active=lambda: admission.config.max_active,
+            queue_limit=lambda: admission.config.queue_max,
+        )
+        self.metrics.bind_client_connections(lambda: self.listening.connections)
+        self.metrics.bind_engine_connections(
+            idle=lambda: sum(pool.idle for pool in pools), busy=lambda: sum(pool.busy for pool in pools)
+        )
+
+    # -- what the routes tell (accept/app.py: Status) ------------------------------------------------------------
+
+    @property
+    def draining(self) -> bool:
+        return self.admission.draining
+
+    @property
+    def health(self) -> str:
+        return self.backends.state.value
+
+    @property
+    def why(self) -> str:
+        return self.backends.why
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return self.backends.models
+
+    @property
+    def models_body(self) -> bytes:
+        return self.backends.models_body

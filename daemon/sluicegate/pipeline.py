@@ -1,0 +1,230 @@
+"""THE request: understand, admit, route, relay, settle. Read this first; the stages know nothing of each other."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+import trio
+
+from .account.ledger import Ledger, Record
+from .account.usage import StreamMeter, read_usage
+from .admit.controller import Admission
+from .config.schema import Config
+from .exchange import Client, ClientGone, ClientStalled, Headers, Request
+from .openai.errors import error_body, error_event
+from .openai.facts import Facts, for_engine, understand
+from .openai.sse import EventSplitter
+from .outcome import Outcome, Refusal
+from .relay.connection import EngineBroken
+from .relay.forward import EngineUnreachable, Exchange, Patience, begin, stream
+from .relay.pool import Pool
+from .route.backends import Backend, Backends
+
+
+@dataclass(slots=True)
+class Call:
+    """One request on its way, with all that was made for it."""
+
+    request: Request
+    client: Client
+    record: Record
+    backend: Backend | None = None
+    splitter: EventSplitter = field(default_factory=EventSplitter)
+
+
+class Pipeline:
+    """Takes every request from its head to its one outcome."""
+
+    def __init__(
+        self, config: Config, admission: Admission, backends: Backends, pools: Mapping[Backend, Pool], ledger: Ledger
+    ) -> None:
+        self.config = config
+        self.admission = admission
+        self.backends = backends
+        self.pools = pools
+        self.ledger = ledger
+        self._running: set[Patience] = set()
+        self._cut = False
+        self._idle: trio.Event | None = None
+
+    async def handle(self, request: Request, client: Client) -> None:
+        """Serve `request`, or refuse it in its dialect. Cancel it when the client leaves; it raises nothing else."""
+        record = self.ledger.open(request.id, request.endpoint.path, received_at=request.received_at)
+        call = Call(request, client, record)
+        outcome: Outcome | None = None
+        try:
+            try:
+                outcome = await self._serve(call)
+            except Refusal as refusal:
+                outcome = refusal.outcome
+                await self._refuse(call, refusal)
+        except ClientGone:
+            pass
+        except ClientStalled:
+            outcome = outcome or Outcome.CLIENT_STALLED
+        finally:
+            if outcome is None:  # cancelled, or found gone while it was sent to
+                queued = record.granted_at is None
+                outcome = Outcome.CLIENT_GONE_QUEUED if queued else Outcome.CLIENT_GONE_ACTIVE
+            self.ledger.settle(record, outcome)
+            if self._idle is not None and self.ledger.open_count == 0:
+                self._idle.set()
+
+    async def _serve(self, call: Call) -> Outcome:
+        request, record = call.request, call.record
+        facts: Facts | None = None
+        body: bytes | AsyncIterator[bytes]
+        if request.endpoint.opaque:
+            body = request.body.parts()
+        else:
+            raw = await request.body.whole()
+            facts = understand(request.endpoint, raw)
+            body = for_engine(request.endpoint, raw, facts, self.config.engine.model_name or self._first_model())
+            record.stream = facts.stream
+            record.model = facts.model if facts.model in self.backends.models else ""
+        self.backends.choose()  # no engine: refused at the door, before it takes a slot or a place in the line
+        if not request.endpoint.needs_slot:
+            record.granted_at = request.received_at
+            return await self._relay(call, facts, body)
+        ticket = self.admission.enter()
+        try:
+            if ticket.waiting:
+                record.queued_at, record.queue_position = ticket.arrived_at, ticket.position
+                await self.admission.wait(ticket)
+            record.granted_at = ticket.granted_at
+            return await self._relay(call, facts, body)
+        finally:
+            self.admission.settle(ticket)
+
+    async def _relay(self, call: Call, facts: Facts | None, body: bytes | AsyncIterator[bytes]) -> Outcome:
+        timeouts = self.config.timeouts
+        patience = Patience(_known(call.record.granted_at) + timeouts.request_s)
+        if facts is not None and facts.stream:
+            patience.extend(timeouts.first_token_s)
+        self._running.add(patience)
+        try:
+            with patience.scope, await self._begin(call, body) as exchange:
+                if exchange.is_stream:
+                    return await self._stream(call, facts, exchange, patience)
+                return await self._answer(call, exchange)
+        except EngineBroken as error:
+            self._suspect(call.backend, error)
+            if not call.client.started:
+                raise Refusal(Outcome.ENGINE_ERROR, 502, "The engine broke off before it answered. Retry.") from None
+            message = "The engine broke off in the middle of its answer. Retry."
+            raise Refusal(Outcome.ENGINE_TRUNCATED, 502, message) from None
+        finally:
+            self._running.discard(patience)
+        raise self._out_of_time(call, patience)
+
+    async def _begin(self, call: Call, body: bytes | AsyncIterator[bytes]) -> Exchange:
+        """Begin at one engine; if that fails before a head, at each other one, unless the body is already spent."""
+        tried: set[Backend] = set()
+        while True:
+            call.backend = backend = self.backends.choose(tried)
+            tried.add(backend)
+            try:
+                return await begin(self.pools[backend], call.request, body)
+            except (EngineUnreachable, EngineBroken) as error:
+                others = any(other.up and other not in tried for other in self.backends.all)
+                if others and isinstance(body, bytes):
+                    self._suspect(backend, error)
+                    continue
+                if isinstance(error, EngineBroken):
+                    raise
+                self._suspect(backend, error)
+                message = "The engine could not be reached. Retry in a few seconds."
+                raise Refusal(Outcome.ENGINE_UNAVAILABLE, 502, message, retry_after_s=5) from None
+
+    async def _stream(self, call: Call, facts: Facts | None, exchange: Exchange, patience: Patience) -> Outcome:
+        record = call.record
+        usage_asked = facts is not None and facts.usage_asked
+        meter = StreamMeter(call.request.endpoint.dialect, usage_asked, trio.current_time, _known(record.granted_at))
+        record.status = exchange.head.status
+        try:
+            await stream(exchange, call.client, meter, call.splitter, patience, self.config.timeouts.idle_s)
+        finally:
+            record.first_at = meter.first_at
+            if meter.usage is not None:
+                record.prompt_tokens, record.completion_tokens = meter.usage.prompt, meter.usage.completion
+        return Outcome.ENGINE_ERROR if meter.failed else Outcome.SERVED
+
+    async def _answer(self, call: Call, exchange: Exchange) -> Outcome:
+        body = await exchange.whole_body(self.config.limits.answer_max_bytes)
+        status = exchange.head.status
+        if status >= 500:
+            raise _engine_failed(status)
+        record = call.record
+        if (usage := read_usage(call.request.endpoint.dialect, body)) is not None:
+            record.prompt_tokens, record.completion_tokens = usage.prompt, usage.completion
+        record.status = status
+        await call.client.respond(status, exchange.headers, body)
+        return Outcome.SERVED if status < 400 else Outcome.INVALID
+
+    async def _refuse(self, call: Call, refusal: Refusal) -> None:
+        """Tell the client in its dialect: by a status while that is possible, by a last event of its stream after."""
+        client, dialect = call.client, call.request.endpoint.dialect
+        call.record.detail = refusal.message
+        args = (dialect, refusal.status, refusal.message, refusal.outcome.value)
+        if client.started:
+            await client.send((b"\n\n" if call.splitter.mid_event else b"") + error_event(*args))
+            await client.finish()
+            return
+        call.record.status = refusal.status
+        headers: Headers = [
+            (b"content-type", b"application/json"),
+            (b"x-sluicegate-outcome", refusal.outcome.value.encode()),
+        ]
+        if refusal.retry_after_s is not None:
+            headers.append((b"retry-after", b"%d" % refusal.retry_after_s))
+        await client.respond(refusal.status, headers, error_body(*args))
+
+    async def idle(self) -> None:
+        """Return once no request is open."""
+        self._idle = trio.Event()
+        if self.ledger.open_count:
+            await self._idle.wait()
+
+    def cut(self) -> None:
+        """End all that runs now, each with an error in its dialect; for the end of the drain."""
+        self._cut = True
+        for patience in self._running:
+            patience.scope.cancel()
+
+    def _out_of_time(self, call: Call, patience: Patience) -> Refusal:
+        timeouts = self.config.timeouts
+        if self._cut:
+            message = "The gateway shut down before the answer was complete. Retry."
+            return Refusal(Outcome.SHED_DRAINING, 503, message, retry_after_s=1)
+        if patience.limit_reached:
+            message = f"The answer was not complete within {timeouts.request_s:g} s."
+            return Refusal(Outcome.TIMEOUT_TOTAL, 504, message)
+        if call.client.started:
+            return Refusal(Outcome.TIMEOUT_IDLE, 504, f"The engine sent nothing for {timeouts.idle_s:g} s.")
+        message = f"The engine did not begin to answer within {timeouts.first_token_s:g} s."
+        return Refusal(Outcome.TIMEOUT_FIRST_TOKEN, 504, message)
+
+    def _suspect(self, backend: Backend | None, error: EngineUnreachable | EngineBroken) -> None:
+        """A request failed at `backend`: have it probed at once, and unless it listens, use it no more till then."""
+        if backend is None:
+            return
+        if isinstance(error, EngineUnreachable):
+            backend.failed(f"the engine at {backend.address} cannot be reached ({error.why})")
+            self.pools[backend].close_idle()
+        else:
+            backend.wake_prober()
+
+    def _first_model(self) -> str:
+        return next(iter(self.backends.models), "")
+
+
+def _engine_failed(status: int) -> Refusal:
+    """An engine's own 5xx. Overload (503) stays what it is; anything else is the gateway's bad gateway."""
+    message = f"The engine failed with status {status}. Retry."
+    if status == 503:
+        return Refusal(Outcome.ENGINE_ERROR, 503, message, retry_after_s=5)
+    return Refusal(Outcome.ENGINE_ERROR, 502, message)
+
+
+def _known(moment: float | None) -> float:
+    assert moment is not None
+    return moment

@@ -1,0 +1,1 @@
+"""Relay: connections to the engine, and the way of an answer from there to the client."""

@@ -1,0 +1,179 @@
+"""One exchange with the engine: begin it, then bring its answer to the client, whole or as a stream."""
+
+import math
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import trio
+
+from ..exchange import Client, Headers, Request
+from .connection import AnswerHead, EngineBroken, EngineConnection
+from .message import answer_headers, request_head
+from .pool import Pool
+
+#: Bodies above this are sent apart from their head instead of being copied behind it (bytes).
+COPY_MAX = 65536
+
+
+class EngineUnreachable(Exception):
+    """No connection to the engine could be made. `why` is for the log."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class Meter(Protocol):
+    """Reads along: gets whole events, returns what the client gets of them (account/usage.py)."""
+
+    @property
+    def ended(self) -> bool:
+        """True once the dialect's own end of stream has passed."""
+        ...
+
+    def pass_on(self, events: bytes, /) -> bytes: ...
+
+    def final_frame(self) -> bytes: ...
+
+
+class Splitter(Protocol):
+    """Cuts bytes into whole events (openai/sse.py)."""
+
+    @property
+    def mid_event(self) -> bool: ...
+
+    def feed(self, data: bytes, /) -> bytes: ...
+
+
+class Patience:
+    """The deadline of one request at the engine: never past `limit` (trio's clock), nearer while it waits for bytes."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.scope = trio.CancelScope(deadline=limit)
+
+    def extend(self, seconds: float) -> None:
+        """From now on, wait `seconds` (inf: up to the limit)."""
+        self.scope.deadline = min(self.limit, trio.current_time() + seconds)
+
+    @property
+    def limit_reached(self) -> bool:
+        """Once the scope has expired: whether it was the limit, and not a nearer deadline."""
+        return trio.current_time() >= self.limit
+
+
+class Exchange:
+    """A connection, lent from the pool for one request and its answer. A context manager: it always gives back."""
+
+    def __init__(self, pool: Pool, connection: EngineConnection, head: AnswerHead) -> None:
+        self._pool = pool
+        self._connection = connection
+        self.head = head
+
+    def __enter__(self) -> "Exchange":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._pool.release(self._connection)
+
+    @property
+    def is_stream(self) -> bool:
+        return self.head.status == 200 and self.head.header(b"content-type").startswith(b"text/event-stream")
+
+    @property
+    def headers(self) -> Headers:
+        """What the client gets of the engine's headers."""
+        return answer_headers(self.head.headers)
+
+    async def body_part(self) -> bytes | None:
+        return await self._connection.body_part()
+
+    async def whole_body(self, limit: int) -> bytes:
+        """The whole body. EngineBroken if it exceeds `limit` bytes."""
+        part = await self._connection.body_part()
+        if part is None:
+            return b""
+        body = bytearray(part)
+        while (part := await self._connection.body_part()) is not None:
+            body += part
+            if len(body) > limit:
+                raise EngineBroken(f"its answer is larger than limits.answer_max_bytes ({limit})")
+        return bytes(body)
+
+
+async def begin(pool: Pool, request: Request, body: bytes | AsyncIterator[bytes]) -> Exchange:
+    """Send the request and wait for the head of the answer. EngineUnreachable or EngineBroken if there is none.
+
+    A kept connection may die just as it is used: if it did so before any byte of an answer, the request is sent once
+    more, on a fresh one. A body that arrives in pieces cannot be sent twice and so never goes over a kept connection.
+    """
+    fresh = not isinstance(body, bytes)
+    while True:
+        try:
+            connection = await pool.acquire(fresh=fresh)
+        except OSError as error:
+            raise EngineUnreachable(str(error)) from None
+        try:
+            await _send(connection, request, body)
+            return Exchange(pool, connection, await connection.head())
+        except EngineBroken:
+            again = connection.reused and not connection.answer_begun
+            pool.release(connection)
+            if not again:
+                raise
+            fresh = True
+        except BaseException:
+            pool.release(connection)
+            raise
+
+
+async def _send(connection: EngineConnection, request: Request, body: bytes | AsyncIterator[bytes]) -> None:
+    if isinstance(body, bytes):
+        head = request_head(request, len(body))
+        if len(body) <= COPY_MAX:
+            await connection.send(head + body)
+        else:
+            await connection.send(head)
+            await connection.send(body)
+        return
+    length = request.header(b"content-length")
+    await connection.send(request_head(request, None if length is None else int(length)))
+    async for part in body:
+        if part:
+            await connection.send(part if length is not None else b"%x\r\n%s\r\n" % (len(part), part))
+    if length is None:
+        await connection.send(b"0\r\n\r\n")
+
+
+async def stream(
+    exchange: Exchange,
+    client: Client,
+    meter: Meter,
+    splitter: Splitter,
+    patience: Patience,
+    idle_s: float,
+) -> None:
+    """Bring a stream of events to the client, each as it comes.
+
+    `patience` is what this runs in: the caller's deadline until the first event, then `idle_s` from one part of the
+    body to the next. The time that the client takes is not the engine's (the client has a deadline of its own).
+    The head is held back until the first event: an engine that breaks during prefill is then answered with a status
+    instead of an empty stream.
+
+    Raises EngineBroken if the stream ended without the dialect's end; nothing but whole events was sent then.
+    """
+    while (part := await exchange.body_part()) is not None:
+        events = meter.pass_on(splitter.feed(part))
+        if events:
+            patience.extend(math.inf)
+            if not client.started:
+                await client.start(exchange.head.status, exchange.headers)
+            await client.send(events)
+            patience.extend(idle_s)
+    if not meter.ended:
+        raise EngineBroken("the engine ended its stream before the end of the answer")
+    patience.extend(math.inf)
+    final = meter.final_frame()
+    if final:
+        await client.send(final)
+    await client.finish()
