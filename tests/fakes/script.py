@@ -3,10 +3,9 @@
 import enum
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
-import trio
 
 #: Values of `Fault.at`. Any value from 0 up means "after that many events of the stream".
 ON_ACCEPT = -2
@@ -46,6 +45,13 @@ class Fault:
     at_byte: int | None = None
     status: int = 500
     size: int = 4 * 1024 * 1024
+
+
+class Hold(Protocol):
+    """Whatever can be waited for; a trio.Event."""
+
+    async def wait(self) -> None:
+        """Return when generation may go on."""
 
 
 class Framing(enum.StrEnum):
@@ -95,7 +101,7 @@ class Behaviour:
     prefill_s: float = 0.0
     token_interval_s: float = 0.0
     tokens: int = 8
-    hold: trio.Event | None = None
+    hold: Hold | None = None
     hold_at: int = 0
     delay_s: float = 0.0
     fault: Fault | None = None

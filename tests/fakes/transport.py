@@ -13,7 +13,8 @@ _LINGER_RESET = struct.pack("ii", 1, 0)
 class MemoryEnd(trio.abc.HalfCloseableStream):
     """One end of a connection in memory that can be reset like a socket.
 
-    After `reset` the peer's calls raise BrokenResourceError, whatever was on the way to it is lost.
+    After `reset` and `aclose` the peer's calls raise BrokenResourceError, once it has read what was on its way (as on
+    Linux).
     """
 
     def __init__(self, inner: trio.abc.HalfCloseableStream) -> None:
@@ -35,7 +36,7 @@ class MemoryEnd(trio.abc.HalfCloseableStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Bytes from the peer; empty at its end."""
         data = await self._inner.receive_some(max_bytes)
-        if self._broken:
+        if self._broken and not data:
             raise trio.BrokenResourceError("connection reset by peer")
         return bytes(data)
 

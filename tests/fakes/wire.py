@@ -178,7 +178,7 @@ class Answer:
 
 
 #: Faults that change what is sent, not how: they are planned, or concern the head.
-_PLANNED = frozenset({Kind.HUGE_EVENT, Kind.HUGE_HEAD, Kind.STATUS})
+_PLANNED = frozenset({Kind.ERROR_EVENT, Kind.HUGE_EVENT, Kind.HUGE_HEAD, Kind.STATUS})
 #: Faults that strike within the body of an answer in one piece.
 _MIDDLE = frozenset({Kind.CLOSE, Kind.RESET, Kind.HALF_CLOSE, Kind.STALL, Kind.TRUNCATE})
 
