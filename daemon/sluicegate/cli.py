@@ -1,0 +1,112 @@
+"""argv → command. Exit codes: 0 done, 1 it could not be done, 2 the command line or the configuration is at fault.
+
+Every command imports what it needs when it is chosen: `check` must not load an HTTP server to read a file.
+"""
+
+import argparse
+import errno
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import __version__
+from .config.load import ConfigError, Resolved, resolve_file
+from .config.schema import Address, TcpAddress
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_FAULTS = 2
+
+#: What to do about an address that cannot be listened on, where the error's name alone does not say it.
+_TCP_ADVICE = {
+    errno.EADDRINUSE: "another program listens there; stop it, or set another address (listen, LISTEN)",
+    errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE; set a higher port (listen, LISTEN)",
+    errno.EADDRNOTAVAIL: "this host has no such address; set one of its own (listen, LISTEN)",
+}
+_UNIX_ADVICE = {
+    errno.EADDRINUSE: "another program listens there, or left its socket behind; stop it, or remove the file",
+    errno.EACCES: "this user may not create a file there; set another path (listen, LISTEN)",
+    errno.ENOENT: "its directory does not exist; create it, or set another path (listen, LISTEN)",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Raises SystemExit as argparse does (usage errors, help, version)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["run"]:
+        # Its options, --help included, are its own: they never pass through this parser.
+        return _run(arguments[1:])
+    options = _parser().parse_args(arguments)
+    try:
+        resolved = resolve_file(options.config, os.environ)
+    except ConfigError as error:
+        for fault in error.faults:
+            print(fault, file=sys.stderr)
+        return EXIT_FAULTS
+    if options.command == "check":
+        return _check(resolved, show=options.show)
+    return _serve(resolved)
+
+
+def _serve(resolved: Resolved) -> int:
+    from .lifecycle import serve
+
+    listen = resolved.config.listen
+    try:
+        return serve(resolved.config)
+    except OSError as error:
+        print(f"sluicegate: {_why_not_listening(listen, error)}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _check(resolved: Resolved, *, show: bool) -> int:
+    from .config.show import to_toml
+
+    verdict = f"{resolved.source}: " + ("absent; the environment is valid" if resolved.absent else "valid")
+    if show:
+        # With the verdict as a comment, the output can be redirected to a file and is a configuration itself.
+        print(f"# {verdict}")
+        print(to_toml(resolved.config, resolved.origins), end="")
+    else:
+        print(verdict)
+    return EXIT_OK
+
+
+def _run(argv: list[str]) -> int:
+    try:
+        from .embedded.run import main as run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "rich":
+            raise
+        print("sluicegate run needs the package rich: pip install 'sluicegate[run]'", file=sys.stderr)
+        return EXIT_FAILED
+    return run(argv)
+
+
+def _why_not_listening(listen: Address, error: OSError) -> str:
+    """One sentence: the address, what is wrong with it, what to do."""
+    what = error.strerror or str(error)
+    if isinstance(error, socket.gaierror):
+        return f"cannot listen on {listen}: {what}: the host's name must have an address (listen, LISTEN)"
+    advice = (_TCP_ADVICE if isinstance(listen, TcpAddress) else _UNIX_ADVICE).get(error.errno or 0)
+    if advice is None:
+        return f"cannot serve on {listen}: {what}"
+    return f"cannot listen on {listen}: {what}: {advice}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sluicegate", description="The gate in front of a GPU.")
+    parser.add_argument("--version", action="version", version=f"sluicegate {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="start the gateway")
+    check = commands.add_parser("check", help="say whether the configuration is valid, and start nothing")
+    check.add_argument("-v", "--show", action="store_true", help="print it whole, with where each value came from")
+    # Only for the list of commands; main() hands its arguments on.
+    commands.add_parser("run", add_help=False, help="prepare a small model, start engine and gateway, and talk to it")
+    for command in (serve, check):
+        command.add_argument(
+            "--config", type=Path, metavar="FILE", help="default: /etc/sluicegate/sluicegate.toml, which may be absent"
+        )
+    return parser

@@ -1,0 +1,139 @@
+"""The configuration: frozen dataclasses, one per TOML table. What is allowed stands in each field's metadata.
+
+`load.py` makes these from TOML and the environment; nothing else constructs them outside of tests.
+"""
+
+# ruff: noqa: RUF009 -- setting() returns a dataclasses.field(), which is what the rule wants
+
+import dataclasses
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+from .address import ENGINE, LISTEN, Address, Notation, TcpAddress, UnixAddress
+
+__all__ = [
+    "Address",
+    "AdmissionConfig",
+    "Config",
+    "EngineConfig",
+    "GpuConfig",
+    "LimitConfig",
+    "LogConfig",
+    "QueueMode",
+    "TcpAddress",
+    "TimeoutConfig",
+    "UnixAddress",
+]
+
+
+class QueueMode(enum.StrEnum):
+    """What happens to a request that finds no free slot."""
+
+    QUEUE = "queue"
+    REJECT = "reject"
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    env: str | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    notation: Notation | None = None,
+) -> Any:
+    """A field, what it means, and what it accepts.
+
+    `env`: the environment variable that overrides it. `low`, `high`: the inclusive range, which every number has.
+    `choices`: the words that a text may be. `notation`: how an address is written. A name's ending gives the unit:
+    `_s` seconds, `_bytes` bytes.
+    """
+    metadata = {"doc": doc, "env": env, "low": low, "high": high, "choices": choices, "notation": notation}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """[engine]: the vLLM behind the gate."""
+
+    base_url: Address = setting(
+        TcpAddress("127.0.0.1", 8000),
+        "where vLLM listens",
+        env="VLLM_BASE_URL",
+        notation=ENGINE,
+    )
+    model_name: str = setting(
+        "", "model for requests that name none; empty: the engine's first model", env="MODEL_NAME"
+    )
+    probe_interval_s: float = setting(1.0, "time between health probes of the engine", low=0.05, high=60)
+    connect_timeout_s: float = setting(2.0, "longest wait for a connection to the engine", low=0.05, high=60)
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionConfig:
+    """[admission]: who may use the engine now, who waits, who is turned away."""
+
+    max_active: int = setting(2, "slots: requests at the engine at one time", env="MAX_ACTIVE", low=1, high=65536)
+    queue_mode: QueueMode = setting(QueueMode.QUEUE, "queue: wait for a slot; reject: 429 at once", env="QUEUE_MODE")
+    queue_max: int = setting(100, "requests that may wait at one time", env="QUEUE_MAX", low=0, high=65536)
+    queue_timeout_s: float = setting(120.0, "longest wait for a slot", env="QUEUE_TIMEOUT_S", low=0.01, high=86400)
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutConfig:
+    """[timeouts]: every wait is bounded. All in seconds."""
+
+    request_s: float = setting(
+        300.0, "from the slot to the last byte of the answer", env="REQUEST_TIMEOUT_S", low=0.01, high=86400
+    )
+    first_token_s: float = setting(120.0, "from the slot to the first byte of a stream", low=0.01, high=86400)
+    idle_s: float = setting(60.0, "between two bytes of a stream", low=0.01, high=86400)
+    client_stall_s: float = setting(15.0, "longest that a client may refuse to take bytes", low=0.01, high=3600)
+    head_read_s: float = setting(10.0, "from a request's first byte to the end of its headers", low=0.01, high=600)
+    body_read_s: float = setting(60.0, "from the end of the headers to the end of the body", low=0.01, high=3600)
+    keep_alive_s: float = setting(75.0, "how long an idle client connection is kept", low=0.01, high=3600)
+    drain_s: float = setting(30.0, "on SIGTERM: how long running requests may go on", low=0, high=86400)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitConfig:
+    """[limits]: sizes in bytes, counts in pieces."""
+
+    body_max_bytes: int = setting(32 * 1024 * 1024, "largest request body", low=1024, high=1 << 30)
+    header_max_bytes: int = setting(32 * 1024, "largest request head", low=1024, high=1 << 20)
+    connections_max: int = setting(4096, "open client connections", low=1, high=65536)
+    answer_max_bytes: int = setting(64 * 1024 * 1024, "largest answer that is not a stream", low=1024, high=1 << 30)
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """[log]: how the gateway logs."""
+
+    format: str = setting(
+        "auto", "auto: text on a terminal, JSON otherwise", env="LOG_FORMAT", choices=("auto", "text", "json")
+    )
+    level: str = setting(
+        "info", "the least that is written", env="LOG_LEVEL", choices=("debug", "info", "warning", "error")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class GpuConfig:
+    """[gpu]: how the GPU is watched."""
+
+    sample_interval_s: float = setting(5.0, "time between two readings of the GPU", low=0.1, high=600)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration, validated."""
+
+    listen: Address = setting(TcpAddress("127.0.0.1", 8080), "where clients connect", env="LISTEN", notation=LISTEN)
+    engine: EngineConfig = EngineConfig()
+    admission: AdmissionConfig = AdmissionConfig()
+    timeouts: TimeoutConfig = TimeoutConfig()
+    limits: LimitConfig = LimitConfig()
+    log: LogConfig = LogConfig()
+    gpu: GpuConfig = GpuConfig()

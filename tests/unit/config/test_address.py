@@ -1,0 +1,167 @@
+"""Addresses: what is understood, what is refused and why, and which two are the same place."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluicegate.config.address import (
+    ENGINE,
+    LISTEN,
+    Notation,
+    TcpAddress,
+    UnixAddress,
+    parse_engine,
+    parse_listen,
+    reaches,
+    write_engine,
+)
+from sluicegate.config.faults import SettingError
+
+LONGEST_PATH = "/" + "p" * 106
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:8080", TcpAddress("127.0.0.1", 8080)),
+        ("localhost:65535", TcpAddress("localhost", 65535)),
+        ("gpu_1.rack-2.internal:1", TcpAddress("gpu_1.rack-2.internal", 1)),
+        ("[::1]:8080", TcpAddress("::1", 8080)),
+        ("[fe80::1%eth0]:8080", TcpAddress("fe80::1%eth0", 8080)),
+        ("0.0.0.0:0", TcpAddress("0.0.0.0", 0)),
+        ("unix:/run/sluicegate/http.sock", UnixAddress("/run/sluicegate/http.sock")),
+        ("unix:///run/http.sock", UnixAddress("/run/http.sock")),
+        (f"unix:{LONGEST_PATH}", UnixAddress(LONGEST_PATH)),
+    ],
+)
+def test_listen_is_understood(text: str, address: TcpAddress | UnixAddress) -> None:
+    assert parse_listen(text) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "the port is missing"),
+        ("8080", "the port is missing"),
+        ("127.0.0.1", "the port is missing"),
+        ("[::1]", "the port is missing"),
+        (":8080", "the host is missing; 127.0.0.1 serves this host alone"),
+        ("::1:8080", "brackets, as in [::1]:8080"),
+        ("127.0.0.1:http", "the port is a number"),
+        ("127.0.0.1:", "the port is a number"),
+        ("127.0.0.1:٣", "the port is a number"),
+        ("127.0.0.1:65536", "the port is from 0 to 65535"),
+        ("127.0.0.300:80", "neither a name nor an IP address"),
+        ("127.1:80", "neither a name nor an IP address"),
+        ("[127.0.0.1]:80", "neither a name nor an IP address"),
+        ("[]:80", "neither a name nor an IP address"),
+        ("[::g]:80", "neither a name nor an IP address"),
+        ("[1:2]:80", "neither a name nor an IP address"),
+        ("gpu 1:80", "neither a name nor an IP address"),
+        ("-gpu:80", "neither a name nor an IP address"),
+        ("gpu..internal:80", "neither a name nor an IP address"),
+        ("user:password@gpu:80", "brackets"),
+        (f"{'a.' * 127}a:80", "neither a name nor an IP address"),
+        ("http://127.0.0.1:8080", "a listening address has no scheme"),
+        ("unix:http.sock", "the path of a Unix socket is absolute"),
+        ("unix://run/http.sock", "the path of a Unix socket is absolute"),
+        ("unix:", "the path of a Unix socket is absolute"),
+        ("unix:@abstract", "the path of a Unix socket is absolute"),
+        ("unix:/run/", "names a file, not a directory"),
+        ("unix:/", "names a file, not a directory"),
+        ("unix:/run/a\x00b", "control character"),
+        (f"unix:{LONGEST_PATH}p", "the path is 108 bytes long, and the system takes 107"),
+        ("unix:/" + "ü" * 54, "the path is 109 bytes long"),
+    ],
+)
+def test_listen_is_refused(text: str, why: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        parse_listen(text)
+    assert str(caught.value).startswith("must be host:port, [ipv6]:port or unix:/path; ")
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/"])
+@pytest.mark.parametrize("scheme", ["http", "HTTP"])
+def test_engine_is_understood_as_sdks_write_it(scheme: str, ending: str) -> None:
+    assert parse_engine(f"{scheme}://gpu1:8000{ending}") == TcpAddress("gpu1", 8000)
+
+
+def test_engine_on_a_unix_socket_and_on_ipv6() -> None:
+    assert parse_engine("unix:/run/vllm/v1") == UnixAddress("/run/vllm/v1")
+    assert parse_engine("http://[::1]:8000/v1") == TcpAddress("::1", 8000)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("https://gpu1:8000", "TLS to the engine is not supported"),
+        ("HTTPS://gpu1:8000", "TLS to the engine is not supported"),
+        ("gpu1:8000", "it begins with http:// or unix:/"),
+        ("https:gpu1", "it begins with http:// or unix:/"),
+        ("ftp://gpu1:8000", "it begins with http:// or unix:/"),
+        ("http://bob:secret@gpu1:8000", "a user name or password is not supported"),
+        ("http://gpu1:8000/v2", "nothing may follow the port but / or /v1"),
+        ("http://gpu1:8000/v1/chat", "nothing may follow the port but / or /v1"),
+        ("http://gpu1:8000?key=1", "nothing may follow the port but / or /v1"),
+        ("http://gpu1:8000#top", "nothing may follow the port but / or /v1"),
+        ("http://gpu1", "the port is missing"),
+        ("http://gpu1/v1", "the port is missing"),
+        ("http://:8000", "neither a name nor an IP address"),
+        ("http://gpu1:0", "the port is from 1 to 65535"),
+        ("unix:vllm.sock", "the path of a Unix socket is absolute"),
+    ],
+)
+def test_engine_is_refused(text: str, why: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        parse_engine(text)
+    assert str(caught.value).startswith("must be http://host:port or unix:/path; ")
+    assert why in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "listen", "same"),
+    [
+        ("http://127.0.0.1:80", "127.0.0.1:80", True),
+        ("http://127.0.0.1:80", "127.0.0.1:81", False),
+        ("http://127.0.0.2:80", "127.0.0.1:80", False),
+        ("http://localhost:80", "127.0.0.1:80", True),
+        ("http://LOCALHOST:80", "[::1]:80", True),
+        ("http://127.0.0.1:80", "0.0.0.0:80", True),
+        ("http://localhost:80", "0.0.0.0:80", True),
+        ("http://0.0.0.0:80", "127.0.0.1:80", True),
+        ("http://0.0.0.0:80", "0.0.0.0:80", True),
+        ("http://[::1]:80", "[::]:80", True),
+        ("http://[0:0:0:0:0:0:0:1]:80", "[::1]:80", True),
+        ("http://[::1]:80", "0.0.0.0:80", False),
+        ("http://GPU1:80", "gpu1:80", True),
+        ("http://gpu1:80", "0.0.0.0:80", False),
+        ("unix:/run/a", "unix:/run/./a", True),
+        ("unix:/run/a", "unix:/run/b", False),
+        ("unix:/run/a", "127.0.0.1:80", False),
+        ("http://127.0.0.1:80", "unix:/run/a", False),
+    ],
+)
+def test_which_engine_is_the_gateway_itself(target: str, listen: str, same: bool) -> None:
+    assert reaches(parse_engine(target), parse_listen(listen)) is same
+
+
+@pytest.mark.parametrize("address", [TcpAddress("::1", 80), TcpAddress("gpu", 80), UnixAddress("/run/a b")])
+@pytest.mark.parametrize("notation", [LISTEN, ENGINE])
+def test_what_is_written_is_understood(notation: Notation, address: TcpAddress | UnixAddress) -> None:
+    assert notation.parse(notation.write(address)) == address
+
+
+def test_how_the_engine_is_written() -> None:
+    assert write_engine(TcpAddress("::1", 80)) == "http://[::1]:80"
+
+
+@pytest.mark.parametrize("parse", [parse_listen, parse_engine])
+@given(text=st.one_of(st.text(), st.text("[]:/@.%1fx").map("http://{}".format), st.text("[]:.%1fx-")))
+def test_no_text_raises_anything_else(parse: type, text: str) -> None:
+    try:
+        address = parse(text)
+    except SettingError:
+        return
+    assert isinstance(address, TcpAddress | UnixAddress)
