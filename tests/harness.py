@@ -1,0 +1,280 @@
+"""The gateway under test, in the test's own process: over real sockets, or without any on virtual time."""
+
+import dataclasses
+import functools
+import json
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from sluicegate import __version__
+from sluicegate.accept.server import bind
+from sluicegate.config.schema import Address, Config, TcpAddress, UnixAddress
+from sluicegate.exchange import ClientGone, ClientStalled, Endpoint, Headers, Request
+from sluicegate.lifecycle import Gateway
+from sluicegate.observe.logs import Log
+from sluicegate.observe.metrics import Metrics
+from sluicegate.openai.routes import ENDPOINTS
+from sluicegate.relay.wire import READ_SIZE, Dial, Wire
+from sluicegate.route.backends import Backend, EngineState
+from sluicegate.route.health import ProbeRefused, ProbeUnwell
+from tests.fakes.engine import FakeEngine
+
+CHAT = "/v1/chat/completions"
+
+
+def configuration(engine: str = "http://127.0.0.1:1", **settings: Any) -> Config:
+    """A Config whose engine is at `engine` (http://host:port or unix:/path).
+
+    `settings` are fields of any table: their names are unique over the schema. Probes are frequent unless told.
+    """
+    settings = {"probe_interval_s": 0.2, "listen": TcpAddress("127.0.0.1", 0)} | settings
+    if engine.startswith("unix:"):
+        address: Address = UnixAddress(engine.removeprefix("unix:"))
+    else:
+        host, _, port = engine.removeprefix("http://").rpartition(":")
+        address = TcpAddress(host, int(port))
+    config = Config()
+    tables: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value) and field.name != "listen":
+            names = {f.name for f in dataclasses.fields(value)}
+            tables[field.name] = dataclasses.replace(  # type: ignore[type-var]
+                value, **{name: settings.pop(name) for name in list(settings) if name in names}
+            )
+    tables["engine"] = dataclasses.replace(tables["engine"], base_url=address)
+    return dataclasses.replace(config, **tables, **settings)
+
+
+class WatchedGateway(Gateway):
+    """A Gateway whose changes of engine state can be waited for."""
+
+    def __init__(self, *args: Any) -> None:
+        self.changes = trio.lowlevel.ParkingLot()
+        super().__init__(*args)
+
+    def _engine_changed(self, backend: Backend) -> None:
+        super()._engine_changed(backend)
+        self.changes.unpark_all()
+
+
+class Running:
+    """A running gateway with what a test wants to look at."""
+
+    def __init__(self, gateway: WatchedGateway, log_file: Any, base_url: str) -> None:
+        self.gateway = gateway
+        self.base_url = base_url
+        self._log_file = log_file
+
+    def log_lines(self, event: str | None = None) -> list[dict[str, Any]]:
+        """The log so far, parsed; only lines of `event` if given."""
+        self._log_file.seek(0)
+        lines = [json.loads(line) for line in self._log_file.read().splitlines()]
+        return [line for line in lines if event is None or line["event"] == event]
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of one sample, 0.0 if there is none (a counter that never counted)."""
+        return self.gateway.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def outcomes(self) -> dict[str, int]:
+        """Every outcome that was counted so far, with its count."""
+        counted = {}
+        for family in self.gateway.metrics.registry.collect():
+            for sample in family.samples:
+                if sample.name == "api_outcomes_total" and sample.value:
+                    counted[sample.labels["outcome"]] = int(sample.value)
+        return counted
+
+    async def engine_state(self, state: EngineState) -> None:
+        """Wait until the engine is in that state."""
+        while self.gateway.backends.state is not state:
+            await self.gateway.changes.park()
+
+    async def settled(self) -> None:
+        """Wait until no request is open."""
+        await self.gateway.pipeline.idle()
+
+    def assert_at_rest(self) -> None:
+        """Nothing is held any more: no slot, no place in the line, no busy engine connection, no open record."""
+        gateway = self.gateway
+        assert (gateway.admission.active, gateway.admission.waiting) == (0, 0), repr(gateway.admission)
+        assert all(pool.busy == 0 for pool in gateway.pools.values()), repr(gateway.pools)
+        assert gateway.ledger.open_count == 0, repr(gateway.ledger)
+
+
+@asynccontextmanager
+async def open_gateway(config: Config, *, wait_ready: bool = True) -> AsyncIterator[Running]:
+    """A gateway on a real socket (config.listen; port 0: any), until the block ends."""
+    with tempfile.TemporaryFile("w+") as log_file:
+        metrics = Metrics(ENDPOINTS, __version__)
+        log = Log("json", "debug", log_file.fileno(), on_drop=metrics.log_line_dropped)
+        gateway = WatchedGateway(config, metrics, log)
+        listener = bind(config.listen)
+        if isinstance(config.listen, TcpAddress):
+            host, port = listener.socket.getsockname()[:2]
+            base_url = f"http://{host}:{port}"
+        else:
+            base_url = str(config.listen)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(gateway.run, [listener])
+            running = Running(gateway, log_file, base_url)
+            if wait_ready:
+                with trio.fail_after(5):
+                    await running.engine_state(EngineState.UP)
+            yield running
+            nursery.cancel_scope.cancel()
+        log.close()
+
+
+@asynccontextmanager
+async def simulate(engine: FakeEngine, **settings: Any) -> AsyncIterator[Running]:
+    """A gateway without sockets: requests go to `gateway.pipeline` through `SimClient`, the engine is in memory.
+
+    Everything waits on trio's clock, so that with `autojump_clock` time is virtual.
+    """
+    with tempfile.TemporaryFile("w+") as log_file:
+        metrics = Metrics(ENDPOINTS, __version__)
+        log = Log("json", "debug", log_file.fileno(), on_drop=metrics.log_line_dropped)
+        make_dial = functools.partial(memory_dial, engine)
+        gateway = WatchedGateway(configuration(**settings), metrics, log, make_dial, MemoryProbe.of(engine))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(gateway.admission.run)
+            for backend in gateway.backends.all:
+                nursery.start_soon(gateway._watch, backend)
+            running = Running(gateway, log_file, "")
+            if engine.model and engine.healthy and not engine.refusing:
+                await running.engine_state(EngineState.UP)
+            yield running
+            nursery.cancel_scope.cancel()
+        for pool in gateway.pools.values():
+            pool.close_idle()
+        log.close()
+
+
+class MemoryWire:
+    """A Wire over a memory stream."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
+        self._stream = stream
+
+    async def send_all(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def receive_some(self) -> bytes:
+        return bytes(await self._stream.receive_some(READ_SIZE))
+
+    def looks_alive(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        async def close() -> None:
+            await trio.aclose_forcefully(self._stream)
+
+        trio.lowlevel.spawn_system_task(close)
+
+
+def memory_dial(engine: FakeEngine, _address: Address, _timeout_s: float) -> Dial:
+    async def dial() -> Wire:
+        await trio.lowlevel.checkpoint()
+        return MemoryWire(engine.dial())
+
+    return dial
+
+
+class MemoryProbe:
+    """Reads the fake engine's health without a connection."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def of(cls, engine: FakeEngine) -> Any:
+        return lambda address: cls(engine)
+
+    async def __aenter__(self) -> "MemoryProbe":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def __call__(self) -> tuple[tuple[str, ...], bytes]:
+        await trio.lowlevel.checkpoint()
+        if self._engine.refusing:
+            raise ProbeRefused("the fake engine refuses connections")
+        if not self._engine.healthy:
+            raise ProbeUnwell("/health answers 503")
+        models = (self._engine.model,) if self._engine.model else ()
+        return models, b"{}"
+
+
+class SimBody:
+    """A body that is all there."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def whole(self) -> bytes:
+        return self._data
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        yield self._data
+
+
+class SimClient:
+    """A client without a socket. Keeps what it gets; takes nothing while `stalled`, and is `gone` once that is set.
+
+    As a real one, it waits `stall_s` for a stalled peer and then raises ClientStalled.
+    """
+
+    def __init__(self, stall_s: float = 15.0) -> None:
+        self.started = False
+        self.finished = False
+        self.status = 0
+        self.headers: Headers = []
+        self.body = b""
+        self.stalled = False
+        self.gone = False
+        self._stall_s = stall_s
+
+    def header(self, name: bytes) -> bytes | None:
+        return dict(self.headers).get(name)
+
+    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        await self.start(status, headers)
+        await self.send(body)
+        await self.finish()
+
+    async def start(self, status: int, headers: Headers) -> None:
+        self.started, self.status, self.headers = True, status, headers
+        await self._take()
+
+    async def send(self, data: bytes) -> None:
+        await self._take()
+        self.body += data
+
+    async def finish(self) -> None:
+        await self._take()
+        self.finished = True
+
+    async def _take(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.gone:
+            raise ClientGone
+        if self.stalled:
+            await trio.sleep(self._stall_s)
+            raise ClientStalled
+
+
+def sim_request(body: dict[str, Any] | bytes, path: str = CHAT, headers: Headers | None = None) -> Request:
+    """A request for `gateway.pipeline.handle`."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    endpoint: Endpoint = ENDPOINTS[path]
+    fields = [(b"content-type", b"application/json"), *(headers or [])]
+    return Request(f"sim-{trio.current_time():.3f}", endpoint, fields, SimBody(raw), trio.current_time())
+
+
+def chat(stream: bool = False, **members: Any) -> dict[str, Any]:
+    """A chat request's body."""
+    return {"model": "fake-model", "messages": [{"role": "user", "content": "hi"}], "stream": stream} | members
