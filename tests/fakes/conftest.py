@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import trio
+
 from tests.contract.raw import RawClient
 from tests.fakes.asking import Connect
 from tests.fakes.engine import FakeEngine, open_engine

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import h11
 import msgspec
 import trio
+
 from tests.fakes.script import Behaviour
 from tests.fakes.transport import Transport, reset
 from tests.fakes.wire import Answer, HangUpError
 
 _BAD_REQUEST = (
-    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n\r\n"
-    b"Invalid HTTP request received."
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 30\r\n"
+    b"connection: close\r\n\r\nInvalid HTTP request received."
 )
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 #: Ids and times never vary, so that two answers to one question can be compared byte by byte.
 CREATED = 1_700_000_000
+FINGERPRINT = "vllm-0.32.0-fake"
 
 Json = dict[str, Any]
 
@@ -35,6 +36,7 @@ class Job:
     prompt_tokens: int
     texts: tuple[str, ...]
     finish: str
+    limit: int
     stream: bool
     include_usage: bool = False
     continuous_usage: bool = False
@@ -124,7 +126,7 @@ def _chat_whole(job: Job) -> Json:
         **_stem(job, "chat.completion"),
         "choices": [choice],
         "service_tier": None,
-        "system_fingerprint": None,
+        "system_fingerprint": FINGERPRINT,
         "usage": {**_usage(job, len(job.texts)), "prompt_tokens_details": None, "completion_tokens_details": None},
         "prompt_logprobs": None,
         "prompt_token_ids": None,
@@ -143,10 +145,10 @@ def _chat_events(job: Job) -> Iterator[Event]:
     stem = _stem(job, "chat.completion.chunk")
 
     def chunk(choice: Json, completion: int, extra: Json) -> Event:
-        body = {**stem, "choices": [choice], **extra}
+        body = {**stem, "choices": [choice]}
         if job.continuous_usage:
-            body["usage"] = _usage(job, completion)
-        return Event(_data(body), max(1, completion))
+            body["usage"] = {**_usage(job, completion), "completion_tokens_details": None}
+        return Event(_data({**body, **extra}), max(1, completion))
 
     first = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
     yield chunk(first, 0, {"prompt_token_ids": None, "prompt_text": None})
@@ -154,9 +156,20 @@ def _chat_events(job: Job) -> Iterator[Event]:
         choice: Json = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
         if rank == len(job.texts):
             choice |= {"finish_reason": job.finish, "stop_reason": None}
-        yield chunk({**choice, "token_ids": None}, rank, {})
+        yield chunk({**choice, "token_ids": None}, rank, _fingerprint(job, rank))
     if job.include_usage:
-        yield Event(_data({**stem, "choices": [], "usage": _usage(job, len(job.texts))}), len(job.texts))
+        yield _usage_event(job, stem)
+
+
+def _fingerprint(job: Job, rank: int) -> Json:
+    """It rides on the last chunk, which is the usage chunk if there is one."""
+    last = rank == len(job.texts) and not job.include_usage
+    return {"system_fingerprint": FINGERPRINT} if last else {}
+
+
+def _usage_event(job: Job, stem: Json) -> Event:
+    count = len(job.texts)
+    return Event(_data({**stem, "choices": [], "usage": _usage(job, count), "system_fingerprint": FINGERPRINT}), count)
 
 
 def _completions_whole(job: Job) -> Json:
@@ -166,7 +179,7 @@ def _completions_whole(job: Job) -> Json:
         **_stem(job, "text_completion"),
         "choices": [choice],
         "service_tier": None,
-        "system_fingerprint": None,
+        "system_fingerprint": FINGERPRINT,
         "usage": {**_usage(job, len(job.texts)), "prompt_tokens_details": None, "completion_tokens_details": None},
         "kv_transfer_params": None,
         "ec_transfer_params": None,
@@ -182,9 +195,9 @@ def _completions_events(job: Job) -> Iterator[Event]:
         body = {**stem, "choices": [{**choice, "prompt_token_ids": None, "token_ids": None}]}
         if job.continuous_usage:
             body["usage"] = _usage(job, rank)
-        yield Event(_data(body), rank)
+        yield Event(_data({**body, **_fingerprint(job, rank)}), rank)
     if job.include_usage:
-        yield Event(_data({**stem, "choices": [], "usage": _usage(job, len(job.texts))}), len(job.texts))
+        yield _usage_event(job, stem)
 
 
 def _messages_whole(job: Job) -> Json:
@@ -240,11 +253,11 @@ def _response(job: Job, status: str, output: list[Json], usage: Json | None) -> 
         "output": output,
         "parallel_tool_calls": True,
         "temperature": 1.0,
-        "tool_choice": "auto",
+        "tool_choice": "none",
         "tools": [],
         "top_p": 1.0,
         "background": False,
-        "max_output_tokens": 2048,
+        "max_output_tokens": job.limit,
         "max_tool_calls": None,
         "previous_response_id": None,
         "prompt": None,

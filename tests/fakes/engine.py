@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
+
 from tests.fakes.connection import NEVER, Connection, Seen
 from tests.fakes.dialects import encode, error_body, messages_error, whole
 from tests.fakes.dialects import events as events_of
@@ -216,11 +217,11 @@ class FakeEngine:
             _only("GET", request)
             await self._probe(path, answer)
         else:
-            raise RefusedError(404, error_body("Not Found", "Not Found", 404))
+            raise RefusedError(404, {"detail": "Not Found"})
 
     async def _generate(self, request: Seen, answer: Answer, nursery: trio.Nursery) -> None:
         behaviour = answer.behaviour
-        job = understand(request, GENERATING[request.path], self._loaded(), behaviour, len(self.seen))
+        job = understand(request, GENERATING[request.path], self._loaded(), behaviour)
         generation = Generation(self._load, job, behaviour)
         nursery.start_soon(generation.run)
         if job.stream:
@@ -254,7 +255,7 @@ class FakeEngine:
 
 def _only(method: str, request: Seen) -> None:
     if request.method != method:
-        raise RefusedError(405, error_body("Method Not Allowed", "Method Not Allowed", 405))
+        raise RefusedError(405, {"detail": "Method Not Allowed"})
 
 
 def _failure(path: str, status: int) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
+
 from tests.fakes.dialects import Job
 from tests.fakes.script import Behaviour, Kind
 
@@ -88,10 +89,9 @@ class Load:
         lines = []
         described = set()
         for name, kind, more, value in rows:
-            family = f"vllm:{name.removesuffix('_total')}"
-            if family not in described:
-                described.add(family)
-                lines += [f"# HELP {family} See vLLM's documentation.", f"# TYPE {family} {kind}"]
+            if name not in described:
+                described.add(name)
+                lines += [f"# HELP vllm:{name} See vLLM's documentation.", f"# TYPE vllm:{name} {kind}"]
             lines.append(f"vllm:{name}{{{labels}{more}}} {float(value)}")
         return "\n".join([*lines, ""]).encode()
 

@@ -4,6 +4,7 @@ import argparse
 import signal
 
 import trio
+
 from tests.fakes.engine import MODEL, open_engine
 from tests.fakes.script import behaviour_from_json
 

@@ -1,10 +1,12 @@
 """What the fake engine makes of a request: a job to generate, a small answer, or vLLM's own refusal. Pure."""
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+
 from tests.fakes.connection import Seen
 from tests.fakes.dialects import CREATED, Dialect, Job, Json, encode, error_body
 from tests.fakes.script import Behaviour
@@ -40,9 +42,15 @@ class RefusedError(Exception):
         self.body = encode(body)
 
 
-def bad_request(message: str, param: str | None = None, kind: str = "Bad Request") -> RefusedError:
-    """A 400 as vLLM words it."""
-    return RefusedError(400, error_body(message, kind, 400, param))
+def bad_request(message: str, param: str | None = None) -> RefusedError:
+    """A 400 for a body that does not parse, as vLLM words it."""
+    return RefusedError(400, error_body(f"1 validation error:\n  {message}", "Bad Request", 400, param))
+
+
+def invalid(message: str, param: str, value: object = None) -> RefusedError:
+    """A 400 for a value that vLLM refuses, as it words it."""
+    more = f", value={value}" if value is not None else ""
+    return RefusedError(400, error_body(f"{message} (parameter={param}{more})", "BadRequestError", 400, param))
 
 
 @dataclass(frozen=True)
@@ -69,19 +77,19 @@ class Model:
 def body_of(request: Seen) -> Json:
     """The JSON object in the body. Raises RefusedError (400)."""
     if (request.header("content-type") or "").partition(";")[0].strip().lower() != "application/json":
-        message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
-        raise bad_request(message)
+        raise bad_request("Unsupported Media Type: Only 'application/json' is allowed")
     try:
         return msgspec.json.decode(request.body, type=dict[str, Any])
     except msgspec.DecodeError as exc:
-        raise bad_request(f"1 validation error:\n  {exc}", "body") from None
+        raise bad_request(str(exc), "body") from None
 
 
 def _required(body: Json, name: str, kind: type | tuple[type, ...]) -> Any:
     value = body.get(name)
     if not isinstance(value, kind):
         what = "missing" if value is None else "type_error"
-        text = f"1 validation error:\n  {{'type': '{what}', 'loc': 'body.{name}', 'msg': 'Field required'}}"
+        given = f"<dict of {len(body)} items>"
+        text = f"{{'type': '{what}', 'loc': 'body.{name}', 'msg': 'Field required', 'input': '{given}'}}"
         raise bad_request(text, f"body.{name}")
     return value
 
@@ -90,13 +98,17 @@ def _prompt(dialect: Dialect, body: Json, tokenizer: Tokenizer) -> str:
     if dialect is Dialect.CHAT:
         return render(_required(body, "messages", list))
     if dialect is Dialect.MESSAGES:
+        prompt = _messages_prompt(body)
         _required(body, "max_tokens", int)
-        return _messages_prompt(body)
+        _required(body, "model", str)
+        return prompt
     if dialect is Dialect.RESPONSES:
         given = _required(body, "input", (str, list))
         return render(given if isinstance(given, list) else [{"role": "user", "content": given}])
-    given = _required(body, "prompt", (str, list))
-    if isinstance(given, list) and given and isinstance(given[0], int):
+    given = body.get("prompt")
+    if not given:
+        raise invalid("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
+    if isinstance(given, list) and isinstance(given[0], int):
         return tokenizer.decode(given)
     return text_of(given)
 
@@ -107,33 +119,48 @@ def _messages_prompt(body: Json) -> str:
     return render([*system, *messages])
 
 
-def understand(request: Seen, dialect: Dialect, model: Model, behaviour: Behaviour, number: int) -> Job:
-    """The job that a generating request asks for; without an X-Request-Id, `number` names it. Raises RefusedError."""
+def _limit(body: Json, room: int, longest: int) -> int:
+    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+        value = body.get(name)
+        if isinstance(value, int):
+            if value < 1:
+                raise invalid(f"{name} must be at least 1, got {value}.", name, value)
+            if value > longest:
+                raise invalid(f"{name}={value} cannot be greater than max_model_len={longest}.", name, value)
+            return min(room, value)
+    return room
+
+
+def understand(request: Seen, dialect: Dialect, model: Model, behaviour: Behaviour) -> Job:
+    """The job that a generating request asks for. Raises RefusedError.
+
+    Its id is made of X-Request-Id, as vLLM's is, or else of the prompt; on /v1/responses always of the prompt.
+    """
     body = body_of(request)
     options = body.get("stream_options") or {}
     if options and not body.get("stream") and dialect in (Dialect.CHAT, Dialect.COMPLETIONS):
-        message = "1 validation error:\n  Value error, Stream options can only be defined when `stream=True`."
-        raise bad_request(message, "stream_options")
+        raise invalid("Stream options can only be defined when `stream=True`.", "stream_options")
     prompt = _prompt(dialect, body, model.tokenizer)
     model.check(body.get("model"))
     prompt_tokens = len(model.tokenizer.encode(prompt))
     room = model.max_model_len - prompt_tokens
     if room <= 0:
         message = f"This model's maximum context length is {model.max_model_len} tokens."
-        raise bad_request(message, "input_tokens", "BadRequestError")
-    limits = [body.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens")]
-    limit = min([room, *(value for value in limits if isinstance(value, int))])
-    stops = behaviour.tokens <= limit
+        raise invalid(message, "input_tokens", prompt_tokens)
+    limit = _limit(body, room, model.max_model_len)
+    stops = behaviour.tokens <= limit and not body.get("ignore_eos")
     texts = [*generate(prompt, behaviour.tokens - 1), ""] if stops else generate(prompt, limit)
     prefix = {Dialect.COMPLETIONS: "cmpl-", Dialect.RESPONSES: "resp_"}.get(dialect, "chatcmpl-")
+    given = request.header("x-request-id") if dialect is not Dialect.RESPONSES else None
     include_usage = bool(options.get("include_usage"))
     return Job(
         dialect,
-        prefix + (request.header("x-request-id") or f"{number:032x}"),
+        prefix + (given or f"{zlib.crc32(prompt.encode()):016x}"),
         model.name,
         prompt_tokens,
         tuple(texts),
         "stop" if stops else "length",
+        limit,
         bool(body.get("stream")),
         include_usage,
         include_usage and bool(options.get("continuous_usage_stats")),
@@ -188,7 +215,7 @@ def _score(request: Seen, model: Model) -> Json:
 
 def _transcription(request: Seen, model: Model) -> Json:
     if not (request.header("content-type") or "").startswith("multipart/form-data"):
-        raise bad_request("1 validation error:\n  {'type': 'missing', 'loc': 'body.file'}", "body.file")
+        raise bad_request("{'type': 'missing', 'loc': 'body.file'}", "body.file")
     return {"text": f"{len(request.body)} bytes", "usage": {"type": "duration", "seconds": 1}}
 
 

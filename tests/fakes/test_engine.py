@@ -7,6 +7,8 @@ from functools import partial
 
 import pytest
 import trio
+from trio.testing import MockClock
+
 from tests.contract.raw import RawClient, get, post
 from tests.fakes.asking import CHAT, QUESTION, STREAMED, WHOLE, Connect, ask
 from tests.fakes.engine import FakeEngine
@@ -19,7 +21,6 @@ from tests.fakes.script import (
     Wire,
     behaviour_from_json,
 )
-from trio.testing import MockClock
 
 
 async def test_idle_connections_are_closed_on_demand(engine: FakeEngine, connect: Connect) -> None:

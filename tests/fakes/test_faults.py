@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+
 from tests.contract.raw import RawClient, parse, post
 from tests.fakes.asking import CHAT, EVENTS, QUESTION, STREAMED, WHOLE, Connect, ask
 from tests.fakes.engine import FakeEngine
@@ -120,7 +121,7 @@ async def test_an_error_answer(engine: FakeEngine, connect: Connect, status: int
     [
         (CHAT, QUESTION, b"data: [DONE]"),
         ("/v1/completions", {"prompt": "Once", "stream": True}, b"data: [DONE]"),
-        ("/v1/messages", {**QUESTION, "max_tokens": 20}, b'"internal_error"'),
+        ("/v1/messages", {**QUESTION, "max_tokens": 20, "model": "fake-model"}, b'"internal_error"'),
         ("/v1/responses", {"input": "Once", "stream": True}, b'"sequence_number":2'),
     ],
 )

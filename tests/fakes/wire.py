@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 
 import trio
+
 from tests.fakes.dialects import Dialect, Event, error_events, huge_event
 from tests.fakes.load import Generation
 from tests.fakes.script import BEFORE_FIRST_EVENT, BEFORE_HEAD, Behaviour, Fault, Framing, Kind, Writes
@@ -15,6 +16,7 @@ _GARBAGE_HEAD = b"\x00\xffthis is not HTTP\r\n\r\n"
 _GARBAGE_SIZE = b"zz\r\n"
 #: uvicorn writes the day's time; a constant keeps answers comparable.
 _DATE = b"date: Tue, 14 Nov 2023 22:13:20 GMT\r\nserver: uvicorn\r\n"
+_VARY = "vary: Origin"
 
 
 class HangUpError(Exception):
@@ -41,7 +43,8 @@ class Answer:
     async def whole(self, status: int, body: bytes, content_type: str = "application/json") -> None:
         """An answer in one piece. Faults at events strike in the middle of its body."""
         await self._strike_at(BEFORE_HEAD)
-        await self._put(self._head(status, [f"content-length: {len(body)}", f"content-type: {content_type}"]))
+        kind = [f"content-type: {content_type}"] if body else []
+        await self._put(self._head(status, [f"content-length: {len(body)}", *kind, _VARY]))
         fault = self._fault
         if fault is not None and fault.at >= BEFORE_FIRST_EVENT and fault.kind in _MIDDLE and fault.at_byte is None:
             await self._put(body[: len(body) // 2])
@@ -82,7 +85,7 @@ class Answer:
             raise HangUpError
 
     def _framing_fields(self, plan: Sequence[Event]) -> list[str]:
-        fields = ["content-type: text/event-stream; charset=utf-8"]
+        fields = ["content-type: text/event-stream; charset=utf-8", _VARY]
         if self._wire.framing is Framing.CHUNKED:
             fields.append("transfer-encoding: chunked")
         elif self._wire.framing is Framing.LENGTH:
