@@ -198,7 +198,7 @@ class FakeEngine:
         try:
             await self._route(request, answer, nursery)
         except RefusedError as refused:
-            await answer.whole(refused.status, refused.body)
+            await answer.whole(refused.status, refused.on(request.path))
 
     async def _route(self, request: Seen, answer: Answer, nursery: trio.Nursery) -> None:
         path, behaviour = request.path, answer.behaviour

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tests.fakes.connection import Seen
-from tests.fakes.dialects import CREATED, Dialect, Job, Json, encode, error_body
+from tests.fakes.dialects import CREATED, Dialect, Job, Json, encode, error_body, messages_error
 from tests.fakes.script import Behaviour
 from tests.fakes.tokens import Tokenizer, generate, render, text_of
 
@@ -39,7 +39,14 @@ class RefusedError(Exception):
     def __init__(self, status: int, body: Json) -> None:
         super().__init__(f"{status} {body}")
         self.status = status
-        self.body = encode(body)
+        self.body = body
+
+    def on(self, path: str) -> bytes:
+        """The body as it goes out on `path`: /v1/messages translates errors, but not those of validation."""
+        error = self.body.get("error")
+        if path.startswith("/v1/messages") and error is not None and error["type"] != "Bad Request":
+            return encode(messages_error(error["type"], error["message"]))
+        return encode(self.body)
 
 
 def bad_request(message: str, param: str | None = None) -> RefusedError:

@@ -1,0 +1,104 @@
+"""Whatever the contract suite is pointed at: a base URL and the name of the model behind it."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import trio
+
+from tests.contract.raw import RawAnswer, RawClient
+
+#: The gateway's four generating dialects: the path, how a prompt is put, and what bounds the answer.
+DIALECTS = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+}
+#: Far longer than any answer here takes; a wait that fails names what it waited for.
+PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """An engine under contract. `base_url` is http://host:port, or unix:/path."""
+
+    base_url: str
+    model: str
+
+    async def connect(self) -> RawClient:
+        """A raw connection to it."""
+        if self.base_url.startswith("unix:"):
+            return RawClient(await trio.open_unix_socket(self.base_url.removeprefix("unix:")))
+        url = urlsplit(self.base_url)
+        assert url.hostname
+        return RawClient(await trio.open_tcp_stream(url.hostname, url.port or 80))
+
+    async def ask(self, request: bytes) -> RawAnswer:
+        """One request on a connection of its own."""
+        async with await self.connect() as client:
+            with trio.fail_after(PATIENCE_S):
+                return await client.ask(request)
+
+    @contextlib.asynccontextmanager
+    async def client(self) -> AsyncIterator[httpx2.AsyncClient]:
+        """An HTTP client for it."""
+        if self.base_url.startswith("unix:"):
+            transport = httpx2.AsyncHTTPTransport(uds=self.base_url.removeprefix("unix:"))
+            async with httpx2.AsyncClient(transport=transport, base_url="http://engine", timeout=PATIENCE_S) as client:
+                yield client
+            return
+        async with httpx2.AsyncClient(base_url=self.base_url, timeout=PATIENCE_S) as client:
+            yield client
+
+    async def numbers(self, client: httpx2.AsyncClient) -> "Numbers":
+        """Its own counters now."""
+        response = await client.get("/metrics")
+        assert response.status_code == 200
+        return Numbers.read(response.text)
+
+    def question(self, dialect: str, *, limit: int = 16, **more: object) -> dict[str, Any]:
+        """A request for a short, repeatable answer in `dialect`."""
+        content = "What is the capital of France?"
+        body: dict[str, Any] = {"model": self.model, "temperature": 0, **more}
+        if dialect == "completions":
+            # A question asked without a chat template gets no answer: the model stops at once.
+            return {**body, "prompt": "Once upon a time", "max_tokens": limit}
+        if dialect == "responses":
+            return {**body, "input": content, "max_output_tokens": limit}
+        return {**body, "messages": [{"role": "user", "content": content}], "max_tokens": limit}
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What an engine says about itself in /metrics, summed over its labels."""
+
+    running: float
+    waiting: float
+    prompt_tokens: float
+    generation_tokens: float
+    finished: float
+
+    @classmethod
+    def read(cls, exposition: str) -> "Numbers":
+        """Read the text format."""
+
+        def total(name: str) -> float:
+            rows = [line.rpartition(" ")[2] for line in exposition.splitlines() if line.startswith(name + "{")]
+            assert rows, f"{name} is missing"
+            return sum(map(float, rows))
+
+        return cls(
+            total("vllm:num_requests_running"),
+            total("vllm:num_requests_waiting"),
+            total("vllm:prompt_tokens_total"),
+            total("vllm:generation_tokens_total"),
+            total("vllm:request_success_total"),
+        )
+
+    def since(self, earlier: "Numbers") -> tuple[float, float]:
+        """Prompt and generation tokens counted since `earlier`."""
+        return self.prompt_tokens - earlier.prompt_tokens, self.generation_tokens - earlier.generation_tokens
