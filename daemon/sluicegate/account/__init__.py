@@ -1,0 +1,1 @@
+"""What each request used and how it ended."""

@@ -1,0 +1,1 @@
+"""What the GPU itself says: NVML readings, sampled beside the requests."""

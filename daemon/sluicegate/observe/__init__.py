@@ -1,0 +1,1 @@
+"""What the operator sees: every metric in one place, and the log."""

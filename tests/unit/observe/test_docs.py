@@ -1,0 +1,101 @@
+"""docs/observability.md and the code agree, both ways."""
+
+import datetime
+import itertools
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from sluicegate.observe.logs import Fields, Log
+from sluicegate.observe.metrics import GpuReading, Metrics
+from sluicegate.outcome import Outcome
+
+PAGE = (Path(__file__).parents[3] / "docs" / "observability.md").read_text()
+METRIC_ROW = re.compile(r"^\| `([a-z_]+)` \| (\w+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
+
+#: Type and label names, by metric name.
+Described = dict[str, tuple[str, frozenset[str]]]
+
+
+def described_by_the_code() -> Described:
+    metrics = Metrics(["/v1/chat/completions"], "0")
+    metrics.settled("/v1/chat/completions", 200, Outcome.SERVED, latency_s=1.0)
+    metrics.set_gpus({0: GpuReading(0.5, 1.0, 2.0, 50.0, 100.0)})
+    described: Described = {}
+    for family in metrics.registry.collect():
+        name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
+        kind = "gauge" if family.type == "info" else family.type
+        assert family.samples, f"{name} is not shown even when everything has happened"
+        labels = frozenset(label for sample in family.samples for label in sample.labels) - {"le"}
+        described[name] = (kind, labels)
+    return described
+
+
+def described_by_the_page() -> Described:
+    return {
+        name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels, *_ in METRIC_ROW.findall(PAGE)
+    }
+
+
+def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
+    assert described_by_the_page() == described_by_the_code()
+
+
+def test_every_metric_says_its_unit_its_meaning_and_when_to_worry() -> None:
+    rows = METRIC_ROW.findall(PAGE)
+    assert rows
+    assert all(cell.strip() for row in rows for cell in row)
+    assert PAGE.count("\n| `api_") == len([row for row in rows if row[0].startswith("api_")])
+
+
+def test_the_questions_ask_for_metrics_that_exist() -> None:
+    [questions] = re.findall(r"```promql\n(.*?)```", PAGE, re.DOTALL)
+    asked = set(re.findall(r"\bapi_[a-z_]+", questions))
+    known = described_by_the_code()
+    histograms = {name for name, (kind, _) in known.items() if kind == "histogram"}
+    plain = {re.sub("_(bucket|sum|count)$", "", name) if name not in known else name for name in asked}
+    assert asked
+    assert plain <= known.keys()
+    assert all(name not in asked for name in histograms)  # a bare histogram has no samples
+
+
+def test_the_bounds_that_the_page_promises_exist() -> None:
+    body = Metrics(["/"], "0")
+    body.settled("/", 200, Outcome.SERVED, latency_s=1.0)
+    text = body.expose()[0].decode()
+    for bound in ("60.0", "120.0", "300.0"):
+        assert f'api_request_latency_seconds_bucket{{endpoint="/",le="{bound}"}}' in text
+        assert f'api_queue_wait_seconds_bucket{{le="{bound}"}}' in text
+        assert f'api_time_to_first_token_seconds_bucket{{le="{bound}"}}' in text
+    assert 'api_time_to_first_token_seconds_bucket{le="2.0"}' in text
+    assert 'api_inter_token_seconds_bucket{le="0.15"}' in text
+
+
+def test_every_field_of_a_request_is_documented() -> None:
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| [^|]+ \|[^|]*\|$", PAGE, re.MULTILINE)
+    documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    everything = list(Fields.__annotations__)
+    of_a_request = set(everything[: everything.index("version")]) | {"detail"}
+    assert documented - {"time", "level", "event"} == of_a_request
+
+
+@pytest.mark.parametrize("format_", ["json", "text"])
+def test_the_example_lines_are_what_the_log_writes(format_: str) -> None:
+    """The page's JSON lines, read back and logged again, give the page's lines of either format."""
+    [examples] = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+    [expected] = re.findall(rf"```{format_}\n(.*?)```", PAGE, re.DOTALL)
+    reader, writer = os.pipe()
+    for example in examples.splitlines():
+        fields = json.loads(example)
+        when = datetime.datetime.fromisoformat(fields.pop("time")).timestamp()
+        fault = fields.pop("level") == "warning"
+        assert fields.pop("event") == "request"
+        log = Log(format_, "info", writer, now=itertools.repeat(when).__next__)
+        log.request(fields, fault=fault)
+        log.close()
+    os.close(writer)
+    with open(reader) as written:
+        assert written.read() == expected
