@@ -230,6 +230,7 @@ class SimClient:
 
     def __init__(self, stall_s: float = 15.0) -> None:
         self.started = False
+        self.splice = None
         self.finished = False
         self.status = 0
         self.headers: Headers = []

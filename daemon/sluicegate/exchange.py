@@ -4,6 +4,7 @@ Types only. Every stage may import this module and none imports another stage.
 """
 
 import enum
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -80,6 +81,23 @@ class ClientStalled(Exception):
     """The client took no byte for `client_stall_s`."""
 
 
+class Splice(Protocol):
+    """A client whose socket takes chunk-framed bytes directly, past `send`: what the relay's pump needs of it."""
+
+    @property
+    def sock(self) -> socket.socket:
+        """Non-blocking, and the client's: it may be duplicated and written to, not closed."""
+        ...
+
+    def owe(self, data: bytes) -> None:
+        """Framed bytes that the socket did not take yet: they go out before whatever is sent next."""
+        ...
+
+    def ended(self) -> None:
+        """The end of the body has been written: the answer is complete, as after `finish`."""
+        ...
+
+
 class Client(Protocol):
     """The client's end of one exchange. Owned by accept/, used by one pipeline run, then never again.
 
@@ -90,6 +108,11 @@ class Client(Protocol):
     @property
     def started(self) -> bool:
         """True once any byte of an answer may have left: a refusal can no longer be an HTTP status."""
+        ...
+
+    @property
+    def splice(self) -> Splice | None:
+        """The way past `send`, valid once `send` has returned for the first time; None where there is no such way."""
         ...
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:

@@ -94,7 +94,7 @@ class Gateway:
         self.pools = {backend: Pool(make_dial(backend.address, connect_s)) for backend in self.backends.all}
         self.pipeline = Pipeline(config, self.admission, self.backends, self.pools, self.ledger)
         quart = make_app(self, metrics.expose, self._unmatched)
-        self.listening = Listening(Gate(config, self.pipeline, quart), config)
+        self.listening = Listening(Gate(config, self.pipeline, quart), self.pipeline, config, self._unmatched)
         self.stopped = trio.Event()
         self._make_probe = make_probe
         self._stop = trio.Event()
@@ -122,6 +122,7 @@ class Gateway:
         finally:
             for pool in self.pools.values():
                 pool.close_idle()
+            self.listening.close()
             self.stopped.set()
 
     def stop(self) -> None:

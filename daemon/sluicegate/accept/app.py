@@ -11,6 +11,7 @@ from werkzeug.exceptions import HTTPException
 from ..exchange import Dialect
 from ..openai.errors import error_body
 from ..openai.routes import ENDPOINTS
+from .handler import Unmatched
 from .intake import request_id
 
 _JSON = "application/json"
@@ -39,9 +40,6 @@ class Status(Protocol):
 
 #: Takes an Accept header, returns a body and its content type.
 Expose = Callable[[str | None], tuple[bytes, str]]
-
-#: Told of each request that matched no route: its id and the status it got.
-Unmatched = Callable[[str, int], None]
 
 
 def make_app(status: Status, expose: Expose, unmatched: Unmatched) -> QuartTrio:

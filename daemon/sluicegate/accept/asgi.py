@@ -4,7 +4,7 @@ Inference routes go from here straight to the pipeline; everything else goes on 
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol, cast
+from typing import cast
 
 import trio
 from hypercorn.typing import (
@@ -17,15 +17,10 @@ from hypercorn.typing import (
 )
 
 from ..config.schema import Config
-from ..exchange import Client, ClientGone, ClientStalled, Headers, Request
+from ..exchange import ClientGone, ClientStalled, Headers, Splice
 from ..openai.routes import ENDPOINTS
+from .handler import Handler
 from .intake import declared_length, make_request, too_large, too_slow
-
-
-class Handler(Protocol):
-    """The pipeline, as accept/ sees it."""
-
-    async def handle(self, request: Request, client: Client) -> None: ...
 
 
 class Gate:
@@ -122,6 +117,7 @@ class AsgiClient:
         self._body = body
         self._stall_s = stall_s
         self.started = False
+        self.splice: Splice | None = None
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])

@@ -18,6 +18,11 @@ def request_id(headers: Headers) -> str:
     for name, value in headers:
         if name == b"x-request-id" and _SANE_ID.fullmatch(value):
             return value.decode("ascii")
+    return new_id()
+
+
+def new_id() -> str:
+    """A new request id."""
     return os.urandom(16).hex()
 
 

@@ -20,9 +20,9 @@ from hypercorn.utils import parse_socket_addr
 
 from ..config.schema import Address, Config, UnixAddress
 from ..exchange import ClientGone, ClientStalled
-
-#: A client must take each piece of this size within client_stall_s: with the default of 15 s, 4 KiB/s (bytes).
-PIECE = 65536
+from .handler import Handler, Unmatched
+from .hangups import Hangups
+from .http1 import PIECE, HandOver, Http1Connection
 
 #: Connections that the kernel completes for us before we accept them.
 BACKLOG = 1024
@@ -46,11 +46,13 @@ class GateServer(TCPServer):
     that is cancelled takes the connection with it, for the rest of that answer could not be sent any more.
     """
 
-    def __init__(self, *args: Any, stall_s: float) -> None:
+    def __init__(self, *args: Any, stall_s: float, first_bytes: bytes) -> None:
         super().__init__(*args)
         self._stall_s = stall_s
+        self._first_bytes = first_bytes
 
     async def run(self) -> None:
+        """Serve the connection, of which `first_bytes` have been read already."""
         sock = self.stream.socket
         try:
             client = parse_socket_addr(sock.family, sock.getpeername())
@@ -71,6 +73,7 @@ class GateServer(TCPServer):
                 )
                 await self.protocol.initiate()
                 await self.idle_task.restart(self._task_group, self._idle_timeout)
+                await self.protocol.handle(RawData(self._first_bytes))
                 await self._read_data()
                 # Hypercorn would hold the closed connection for the rest of its idle time.
                 await self.idle_task.stop()
@@ -110,20 +113,33 @@ class GateServer(TCPServer):
 class Listening:
     """The client side of the gateway: its listening sockets and the connections that came through them."""
 
-    def __init__(self, app: ASGIFramework, config: Config) -> None:
+    def __init__(self, app: ASGIFramework, pipeline: Handler, config: Config, unmatched: Unmatched) -> None:
         self._app: AppWrapper = ASGIWrapper(app)
+        self._pipeline = pipeline
         self._config = config
+        self._unmatched = unmatched
         self._context = WorkerContext(None)
         self._hypercorn = hypercorn_config(config)
+        self._hangups = Hangups()
+        self._fast: set[Http1Connection] = set()
+        self._closing = False
         self.connections = 0
 
     async def serve(self, listeners: list[trio.SocketListener], handlers: trio.Nursery) -> None:
         """Accept connections until cancelled, each handled in `handlers`, which the caller ends when it sees fit."""
+        handlers.start_soon(self._hangups.watch)
         await trio.serve_listeners(self._handle, listeners, handler_nursery=handlers)
 
     async def close_idle(self) -> None:
         """Close idle connections now, and every other one after the answer that it waits for."""
+        self._closing = True
+        for connection in self._fast:
+            connection.close_soon()
         await self._context.terminated.set()
+
+    def close(self) -> None:
+        """Free what was held for all connections; when none is left."""
+        self._hangups.close()
 
     async def _handle(self, stream: trio.SocketStream) -> None:
         if self.connections >= self._config.limits.connections_max:
@@ -131,11 +147,29 @@ class Listening:
             return
         self.connections += 1
         try:
+            await self._serve_fast(stream)
+            await trio.aclose_forcefully(stream)
+        except HandOver as rest:
             state: Any = {}
             args = (self._app, self._hypercorn, self._context, ConnectionState(state), stream)
-            await GateServer(*args, stall_s=self._config.timeouts.client_stall_s)
+            await GateServer(*args, stall_s=self._config.timeouts.client_stall_s, first_bytes=rest.data)
         finally:
             self.connections -= 1
+
+    async def _serve_fast(self, stream: trio.SocketStream) -> None:
+        """The fast way, on a plain socket object that shares the stream's descriptor and does not own it."""
+        inner = stream.socket
+        sock = socket.socket(inner.family, inner.type, inner.proto, fileno=inner.fileno())
+        connection = Http1Connection(sock, self._pipeline, self._config, self._unmatched)
+        connection.closing = self._closing
+        self._fast.add(connection)
+        self._hangups.register(sock, connection.hung_up)
+        try:
+            await connection.serve()
+        finally:
+            self._hangups.unregister(sock)
+            self._fast.discard(connection)
+            sock.detach()
 
 
 async def _turn_away(stream: trio.SocketStream) -> None:

@@ -1,0 +1,62 @@
+# Sluicegate's commands. `make run` serves a real model on this machine, `make test` runs every test.
+# Both install what they need into .venv; nothing is installed outside of it and ~/.cache/sluicegate.
+
+SHELL := /bin/bash
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell command -v $(p)),$(p))))
+BIN := .venv/bin
+
+.PHONY: help run test lint types docs-check unit coverage build format clean
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+run: .venv/run.stamp  ## serve a real model here: engine and gateway, one question answered, until Ctrl-C
+	@exec $(BIN)/sluicegate run
+
+test: lint types build coverage  ## install what the tests need and run all of them
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: .venv/dev.stamp
+	$(BIN)/mypy
+
+unit: .venv/dev.stamp  ## the fast tests only: no real engine
+	$(BIN)/pytest -m "not engine"
+
+coverage: .venv/dev.stamp
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+build: .venv/dev.stamp  # the wheel must work away from the source tree
+	rm -rf build/wheel build/away
+	$(BIN)/pip wheel -q --no-deps -w build/wheel .
+	$(PYTHON) -m venv --system-site-packages build/away
+	build/away/bin/pip install -q --no-deps --force-reinstall build/wheel/*.whl
+	cd build && PYTHONPATH= away/bin/python -c "import importlib.metadata as m; print('wheel', m.version('sluicegate'))"
+
+format: .venv/dev.stamp  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what was built here (not the cache in ~/.cache/sluicegate)
+	rm -rf .venv build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Sluicegate needs Python 3.11 or newer: install it (Debian 12: apt install python3 python3-venv)." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Sluicegate needs Python 3.11 or newer, and $(PYTHON) is older: set PYTHON to a newer one." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian: apt install python3-venv)." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/run.stamp: pyproject.toml | .venv/bin/python
+	@echo "Installing the gateway into .venv (a minute the first time)"
+	$(BIN)/pip install --disable-pip-version-check -q -e '.[run]'
+	@touch $@
+
+.venv/dev.stamp: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --disable-pip-version-check -q -e '.[dev]'
+	@touch $@ .venv/run.stamp

@@ -1,0 +1,39 @@
+"""Who hung up: one epoll for all client connections, so that a request need not watch its own socket.
+
+A task per request that waits for the client to leave costs a nursery, a task and two switches each. Registered once
+per connection and edge-triggered, the kernel tells us for nothing.
+"""
+
+import select
+import socket
+from collections.abc import Callable
+
+import trio
+
+
+class Hangups:
+    """Calls back, on the trio thread, when a registered peer closes, half-closes or resets its connection."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+
+    def register(self, sock: socket.socket, callback: Callable[[], None]) -> None:
+        """`callback` is called at most once per hang-up, until `unregister`; at once if the peer is gone already."""
+        self._callbacks[sock.fileno()] = callback
+        self._epoll.register(sock.fileno(), select.EPOLLRDHUP | select.EPOLLET)
+
+    def unregister(self, sock: socket.socket) -> None:
+        """Before `sock` is closed: its number is another connection's a moment later."""
+        del self._callbacks[sock.fileno()]
+        self._epoll.unregister(sock.fileno())
+
+    async def watch(self) -> None:
+        """Deliver hang-ups, until cancelled."""
+        while True:
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+            for fd, _ in self._epoll.poll(0):
+                self._callbacks[fd]()
+
+    def close(self) -> None:
+        self._epoll.close()
