@@ -19,7 +19,7 @@ DIALECTS = {
     "messages": "/v1/messages",
 }
 #: Far longer than any answer here takes; a wait that fails names what it waited for.
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Target:
 
     async def connect(self) -> RawClient:
         """A raw connection to it."""
-        if self.base_url.startswith("unix:"):
-            return RawClient(await trio.open_unix_socket(self.base_url.removeprefix("unix:")))
+        if self.socket_path is not None:
+            return RawClient(await trio.open_unix_socket(self.socket_path))
         url = urlsplit(self.base_url)
         assert url.hostname
         return RawClient(await trio.open_tcp_stream(url.hostname, url.port or 80))
@@ -43,15 +43,21 @@ class Target:
             with trio.fail_after(PATIENCE_S):
                 return await client.ask(request)
 
+    @property
+    def url(self) -> str:
+        """The base URL as clients are given it; over a Unix socket its host means nothing."""
+        return "http://engine" if self.base_url.startswith("unix:") else self.base_url
+
+    @property
+    def socket_path(self) -> str | None:
+        """The path of its Unix socket, if it has one."""
+        return self.base_url.removeprefix("unix:") if self.base_url.startswith("unix:") else None
+
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[httpx2.AsyncClient]:
         """An HTTP client for it."""
-        if self.base_url.startswith("unix:"):
-            transport = httpx2.AsyncHTTPTransport(uds=self.base_url.removeprefix("unix:"))
-            async with httpx2.AsyncClient(transport=transport, base_url="http://engine", timeout=PATIENCE_S) as client:
-                yield client
-            return
-        async with httpx2.AsyncClient(base_url=self.base_url, timeout=PATIENCE_S) as client:
+        transport = httpx2.AsyncHTTPTransport(uds=self.socket_path)
+        async with httpx2.AsyncClient(transport=transport, base_url=self.url, timeout=PATIENCE_S) as client:
             yield client
 
     async def numbers(self, client: httpx2.AsyncClient) -> "Numbers":

@@ -102,7 +102,7 @@ async def test_the_usage_chunk_comes_last_and_has_no_choices(engine: Target, dia
     answer = await engine.ask(post(DIALECTS[dialect], question))
     *others, last = events(answer)
     assert last["choices"] == []
-    assert set(last["usage"]) == {"prompt_tokens", "completion_tokens", "total_tokens"}
+    assert {"prompt_tokens", "completion_tokens", "total_tokens"} <= set(last["usage"])
     assert all(event["choices"] and not event.get("usage") for event in others)
     assert {event["id"] for event in others} == {last["id"]}
     assert answer.data()[-1] == b"[DONE]"

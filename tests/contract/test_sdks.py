@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 
 import anthropic
+import httpx2
 import openai
 import pytest
 import trio
@@ -21,7 +22,10 @@ CHAT: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": QUESTI
 
 def open_client(engine: Target) -> openai.OpenAI:
     """The official client for it."""
-    return openai.OpenAI(base_url=f"{engine.base_url}/v1", api_key="none", max_retries=0, timeout=PATIENCE_S)
+    http = httpx2.Client(transport=httpx2.HTTPTransport(uds=engine.socket_path))
+    return openai.OpenAI(
+        base_url=f"{engine.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE_S, http_client=http
+    )
 
 
 def ask_chat(engine: Target) -> None:
@@ -59,7 +63,10 @@ def ask_responses(engine: Target) -> None:
 
 
 def ask_messages(engine: Target) -> None:
-    with anthropic.Anthropic(base_url=engine.base_url, api_key="none", max_retries=0, timeout=PATIENCE_S) as client:
+    http = httpx2.Client(transport=httpx2.HTTPTransport(uds=engine.socket_path))
+    with anthropic.Anthropic(
+        base_url=engine.url, api_key="none", max_retries=0, timeout=PATIENCE_S, http_client=http
+    ) as client:
         messages: list[anthropic.types.MessageParam] = [{"role": "user", "content": QUESTION}]
         whole = client.messages.create(model=engine.model, messages=messages, max_tokens=16)
         assert whole.content[0].type == "text"
@@ -75,8 +82,9 @@ def ask_messages(engine: Target) -> None:
 
 def ask_async(engine: Target) -> None:
     async def ask() -> list[str]:
+        http = httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport(uds=engine.socket_path))
         async with openai.AsyncOpenAI(
-            base_url=f"{engine.base_url}/v1", api_key="none", max_retries=0, timeout=PATIENCE_S
+            base_url=f"{engine.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE_S, http_client=http
         ) as client:
             stream = await client.chat.completions.create(model=engine.model, messages=CHAT, max_tokens=16, stream=True)
             return [chunk.choices[0].delta.content or "" async for chunk in stream]

@@ -10,7 +10,7 @@ from tests.contract.raw import RawClient, get, post
 from tests.contract.target import DIALECTS, PATIENCE_S, Numbers, Target
 
 #: An engine may take this long to notice that a client has left (the gateway promises 0.5 s of its own).
-NOTICE_S = 5.0
+NOTICE_S = 10.0
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -308,7 +308,8 @@ def _responses_events(job: Job) -> Iterator[Event]:
     def event(name: str, after: int, **body: Any) -> Event:
         nonlocal number
         number += 1
-        return Event(_named(name, {**body, "sequence_number": number, "type": name}), after)
+        fields = {**body, "sequence_number": number, "type": name}
+        return Event(_named(name, dict(sorted(fields.items()))), after)
 
     count = len(job.texts)
     begun = _response(job, "in_progress", [], None)
