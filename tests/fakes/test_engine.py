@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -183,3 +184,40 @@ async def test_as_a_process_that_is_killed() -> None:
             process.kill()
             assert not (await client.answer()).complete
         assert await process.wait() == -signal.SIGKILL
+
+
+async def ask_json(engine: FakeEngine, request: bytes) -> dict[str, Any]:
+    async with RawClient(engine.dial()) as client:
+        body = (await client.ask(request)).json()
+    assert isinstance(body, dict)
+    return body
+
+
+async def test_the_routes_of_other_models(engine: FakeEngine) -> None:
+    embedded = await ask_json(engine, post("/v1/embeddings", {"input": ["one", "one two"]}))
+    assert [each["index"] for each in embedded["data"]] == [0, 1]
+    assert embedded["usage"]["prompt_tokens"] == 3
+    reranked = await ask_json(engine, post("/v1/rerank", {"query": "water", "documents": ["fire", "water"]}))
+    assert [each["index"] for each in reranked["results"]] == [1, 0]
+    scored = await ask_json(engine, post("/v1/score", {"text_1": "water", "text_2": ["fire", "water"]}))
+    assert [each["score"] for each in scored["data"]] == [0.0, 1.0]
+
+
+async def test_an_upload_is_answered_with_its_size(engine: FakeEngine) -> None:
+    body = b"--x\r\n\r\n" + bytes(300_000) + b"\r\n--x--\r\n"
+    request = post("/v1/audio/transcriptions", body, "content-type: multipart/form-data; boundary=x")
+    assert (await ask_json(engine, request))["text"] == f"{len(body)} bytes"
+    assert engine.seen[-1].body == body
+    assert engine.seen[-1].header("content-type") == "multipart/form-data; boundary=x"
+
+
+async def test_other_models_take_a_slot_and_tokenizing_takes_none(engine: FakeEngine) -> None:
+    hold = trio.Event()
+    engine.script.when[b"held"] = Behaviour(hold=hold)
+    async with RawClient(engine.dial()) as client:
+        await client.stream.send_all(post("/v1/embeddings", {"input": "held"}))
+        await engine.until(lambda: engine.running == 1)
+        hold.set()
+        assert (await client.answer()).complete
+    assert (await ask_json(engine, post("/tokenize", {"prompt": "not held up"})))["count"] == 3
+    assert engine.running == 0
