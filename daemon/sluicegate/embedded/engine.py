@@ -2,13 +2,13 @@
 
 import contextlib
 import os
-import re
 import select
 import shutil
 import signal
+import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +16,7 @@ from typing import Self
 import httpx2
 
 from .errors import EmbeddedError
+from .logs import how_it_ended, last_words
 from .prepare import EnginePaths
 from .process import Guarded
 from .progress import Bar, Progress
@@ -25,6 +26,8 @@ EXPECTED_START_S = 60.0
 # vLLM's own limit for its engine core (VLLM_ENGINE_READY_TIMEOUT_S), and what comes before it.
 START_DEADLINE_S = 900.0
 POLL_S = 0.25
+# A server that listens answers at once, unless it is frozen or wedged.
+ANSWER_S = 1.0
 # vLLM ends its engine core within 3 s of SIGTERM; with requests in flight it aborts them.
 GRACE_S = 10.0
 # <linux/un.h>: 108 bytes with the terminating zero.
@@ -145,7 +148,7 @@ class EmbeddedEngine:
     def wait_ready(self, timeout_s: float = START_DEADLINE_S, progress: Progress | None = None) -> None:
         """Wait until vLLM has loaded the model and answers. Raises EmbeddedError if it ends or takes longer."""
         shown = progress.bar("Starting vLLM", EXPECTED_START_S, "seconds") if progress else contextlib.nullcontext()
-        with shown as bar, self.client(timeout=5.0) as client:
+        with shown as bar, self.client(timeout=ANSWER_S) as client:
             self._wait_ready(client, timeout_s, bar)
 
     def client(self, timeout: float) -> httpx2.Client:
@@ -203,13 +206,26 @@ class EmbeddedEngine:
             environment["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
         return environment
 
+    def _listens(self) -> bool:
+        """Whether a connection can be made. Asked before httpx2 is, which leaves a refused Unix socket unclosed."""
+        try:
+            if self.socket is None:
+                socket.create_connection(("127.0.0.1", self._port or 0), ANSWER_S).close()
+            else:
+                with socket.socket(socket.AF_UNIX) as probe:
+                    probe.settimeout(ANSWER_S)
+                    probe.connect(os.fspath(self.socket))
+        except OSError:
+            return False
+        return True
+
     def _wait_ready(self, client: httpx2.Client, timeout_s: float, bar: Bar | None) -> None:
         start = time.monotonic()
-        while not _healthy(client):
+        while not (self._listens() and _healthy(client)):
             # Readable at its end: the wait between two questions is cut short by that.
             if select.select([self], [], [], POLL_S)[0]:
                 raise EmbeddedError(
-                    f"vLLM ended before it was ready ({how_it_ended(self._started.wait())}, {last_words(self.log)!r}): "
+                    f"vLLM ended before it was ready ({how_it_ended(self._started.wait())}, “{last_words(self.log)}”): "
                     f"read {self.log} and run it again."
                 )
             passed = time.monotonic() - start
@@ -224,32 +240,3 @@ def _healthy(client: httpx2.Client) -> bool:
         return client.get("/health").status_code == 200
     except httpx2.TransportError:
         return False
-
-
-def how_it_ended(status: int | None) -> str:
-    """An exit status as Guarded gives it, in words."""
-    if status is not None and status > 128:
-        name = signal.Signals(status - 128).name
-        return f"{name}, perhaps for want of memory" if name == "SIGKILL" else name
-    return f"exit status {status}"
-
-
-# "(EngineCore pid=7) ERROR 11-22 16:47:42 [core.py:402] ValueError: ..." and a bare "ValueError: ...", both.
-_SOURCE = re.compile(r"^(?:\([^)]* pid=\d+\) )?(?:[A-Z]+ \S+ \S+ \[\S+\] )?")
-_ERROR = re.compile(r"\b\w*(?:Error|Exception)\b.*: \S|^error: |: error: ")
-# vLLM's API server says this when its engine core has died of something else, which stands before it.
-_CONSEQUENCES = ("Engine core initialization failed", "EngineDeadError", "WorkerProc initialization failed")
-
-
-def last_words(log: Path) -> str:
-    """The line of a log that most likely says why the program ended: its last error, else its last line."""
-    lines = [_SOURCE.sub("", line).strip() for line in _tail(log)]
-    errors = [line for line in lines if _ERROR.search(line)]
-    causes = [line for line in errors if not any(phrase in line for phrase in _CONSEQUENCES)]
-    return next((kind[-1] for kind in (causes, errors, [line for line in lines if line]) if kind), "no word")[:300]
-
-
-def _tail(log: Path, size: int = 100_000) -> Iterator[str]:
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - size))
-        yield from file.read().decode(errors="replace").splitlines()

@@ -10,8 +10,9 @@ from pathlib import Path
 import httpx2
 
 from ..config.address import TcpAddress
-from .engine import POLL_S, how_it_ended, last_words
+from .engine import POLL_S
 from .errors import EmbeddedError
+from .logs import how_it_ended, last_words
 from .process import Guarded
 
 # It is ready in a second; a minute means that something is wrong with it and not with the machine.
@@ -70,7 +71,7 @@ def _wait_ready(program: Guarded, url: str, log: Path) -> None:
         while not _ready(client):
             if select.select([program], [], [], POLL_S)[0]:
                 raise EmbeddedError(
-                    f"The gateway ended before it was ready ({how_it_ended(program.wait())}, {last_words(log)!r}): "
+                    f"The gateway ended before it was ready ({how_it_ended(program.wait())}, “{last_words(log)}”): "
                     f"read {log} and run it again."
                 )
             if time.monotonic() > deadline:

@@ -74,6 +74,8 @@ def _guard(pid: int, woken: int, grace_s: float) -> int:
         if woken in ready and not _asked_to_stop(woken):
             continue
         _signal(pid, signal.SIGTERM)
+        # One that is frozen gets the other only when it runs again.
+        _signal(pid, signal.SIGCONT)
         deadline = time.monotonic() + grace_s
         while (status := _reap(pid)) is None and (left := deadline - time.monotonic()) > 0:
             if select.select([woken], [], [], left)[0]:

@@ -16,13 +16,15 @@ CUDA_OF_THE_WHEELS = 13000
 
 @dataclass(frozen=True)
 class Hardware:
-    """`gpus`: how many NVIDIA GPUs the driver shows; `cuda`: the newest CUDA it can run, as NVML counts (13000)."""
+    """`gpus`: how many NVIDIA GPUs the driver shows; `cuda`: the newest CUDA it can run, as NVML counts (13000);
+    `compiler`: whether C programs can be compiled here against Python's headers."""
 
     gpus: int
     cuda: int
+    compiler: bool
 
 
-NO_GPU = Hardware(gpus=0, cuda=0)
+NO_GPU = Hardware(gpus=0, cuda=0, compiler=False)
 
 
 def look() -> Hardware:
@@ -32,7 +34,7 @@ def look() -> Hardware:
     except pynvml.NVMLError:
         return NO_GPU
     try:
-        return Hardware(pynvml.nvmlDeviceGetCount(), pynvml.nvmlSystemGetCudaDriverVersion_v2())
+        return Hardware(pynvml.nvmlDeviceGetCount(), pynvml.nvmlSystemGetCudaDriverVersion_v2(), _has_compiler())
     except pynvml.NVMLError:
         return NO_GPU
     finally:
@@ -47,7 +49,7 @@ def require_gpu_tools(hardware: Hardware) -> None:
             f"{_dotted(CUDA_OF_THE_WHEELS)}: install a newer driver, or use the CPU with `sluicegate run --cpu`."
         )
     # Triton compiles a small C launcher for its kernels when the engine starts.
-    if not any(shutil.which(name) for name in ("cc", "gcc", "clang")) or not _python_headers().is_file():
+    if not hardware.compiler:
         raise EmbeddedError(
             "vLLM on a GPU compiles kernels when it starts and needs a C compiler and Python's headers for that: "
             "install them (on Debian and Ubuntu: apt install gcc python3-dev) and run it again."
@@ -58,5 +60,6 @@ def _dotted(cuda: int) -> str:
     return f"{cuda // 1000}.{cuda % 1000 // 10}"
 
 
-def _python_headers() -> Path:
-    return Path(sysconfig.get_path("include")) / "Python.h"
+def _has_compiler() -> bool:
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return headers.is_file() and any(shutil.which(name) for name in ("cc", "gcc", "clang"))

@@ -26,20 +26,12 @@ _PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
 _PROCESSING = re.compile(r"Processing (/\S+)")
 _NO_MATCH = re.compile(r"No matching distribution found for (\S+)")
 _UNITS = {"bytes": 1, "kB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
-# What pip and urllib3 print when there is no way to the index.
-_NO_NETWORK = (
-    "after connection broken by",
-    "Failed to establish a new connection",
-    "Temporary failure in name resolution",
-    "Connection to ",
-    "Connection aborted",
-    "Connection reset",
-    "Connection refused",
-    "Read timed out",
-    "ProxyError",
-    "NetworkConnectionError",
-    "ConnectionTimeoutError",
+# What pip and urllib3 print when there is no way to the index, or a download broke off.
+_TROUBLE = re.compile(
+    r"connection broken by|Failed to establish a new connection|Connection (aborted|reset|refused|to \S+ timed out)|"
+    r"Read timed out|ProxyError|NetworkConnectionError|ConnectionTimeoutError|incomplete-download|IncompleteRead"
 )
+_MOVING = re.compile(r"Collecting |\s*(Downloading|Using cached) |Processing |Progress |Installing ")
 
 
 class NoMatchError(EmbeddedError):
@@ -92,7 +84,11 @@ class PipOutput:
             self.errors.append(line.removeprefix("ERROR:").strip())
         if match := _NO_MATCH.search(line):
             self.missing = match[1]
-        self.offline = self.offline or any(sign in line for sign in _NO_NETWORK)
+        if _TROUBLE.search(line):
+            self.offline = True
+        elif _MOVING.match(line) or ("(from versions: " in line and "(from versions: none)" not in line):
+            # pip tried again and it went on: what it fails of later is something else.
+            self.offline = False
         self.disk_full = self.disk_full or "No space left on device" in line
 
     def _next_file(self, name: str, size: int) -> None:
@@ -126,7 +122,7 @@ class Pip:
 
     def upgrade_itself(self) -> None:
         """The pip that came with Python 3.11 is too old to report its progress."""
-        with contextlib.closing(self._events(["install", "--quiet", RAW_PROGRESS], "pip")) as events:
+        with contextlib.closing(self._events(["install", "--quiet", RAW_PROGRESS], "a newer pip")) as events:
             deque(events, maxlen=0)
 
     def install(self, requirements: Sequence[str], what: str, expected: Sizes) -> None:

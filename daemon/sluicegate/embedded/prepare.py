@@ -63,6 +63,7 @@ def _make(parts: Sequence[Path], this: Preparation) -> None:
     todo = [(part, *fills[part.parent.name]) for part in parts if not store.is_whole(part)]
     if not todo:
         return
+    store.discard(this.cache / "downloads" / "tmp")
     this.require_space(*(sizes for _, _, sizes in todo))
     this.pip.log.write_text("")
     try:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
@@ -20,8 +21,9 @@ from ..config.load import ConfigError, resolve_file
 from . import gateway
 from .ask import ask, curl
 from .cache import default_cache
-from .engine import CPU_SEQUENCES, EmbeddedEngine, how_it_ended, last_words
+from .engine import CPU_SEQUENCES, EmbeddedEngine
 from .errors import EmbeddedError
+from .logs import how_it_ended, last_words
 from .parts import Outside, this_machine
 from .prepare import prepare
 from .process import Guarded
@@ -64,7 +66,7 @@ def main(argv: Sequence[str], machine: Machine | None = None) -> int:
             running = _start(stack, options, machine)
             serving = True
             if not options.once:
-                _serve(running)
+                _serve(running, machine.out)
     except ConfigError as error:
         for fault in error.faults:
             print(fault, file=machine.err)
@@ -79,11 +81,12 @@ def main(argv: Sequence[str], machine: Machine | None = None) -> int:
 
 @dataclass(frozen=True)
 class Running:
-    """Both programs, once the first question is answered."""
+    """Both programs, once the first question is answered; `url` is the gateway's."""
 
     engine: EmbeddedEngine
     gateway: Guarded
     gateway_log: Path
+    url: str
 
 
 def _start(stack: ExitStack, options: argparse.Namespace, machine: Machine) -> Running:
@@ -110,25 +113,17 @@ def _start(stack: ExitStack, options: argparse.Namespace, machine: Machine) -> R
     log = cache / "logs" / f"gateway-{listen.port}.log"
     front = gateway.start(machine.gateway, listen, {**environ, **settings}, log)
     stack.callback(front.stop)
-    _talk(gateway.url_of(listen), engine.served_name, options, machine.out)
-    return Running(engine, front, log)
+    url = gateway.url_of(listen)
+    print(f"\n> {options.question}", file=machine.out)
+    answer = ask(url, engine.served_name, options.question, partial(print, end="", file=machine.out, flush=True))
+    print(f"\n\n{answer}", file=machine.out, flush=True)
+    return Running(engine, front, log, url)
 
 
-def _talk(url: str, model: str, options: argparse.Namespace, out: TextIO) -> None:
-    """The first question and its answer, and how to ask the next."""
-
-    def write(text: str) -> None:
-        print(text, end="", file=out, flush=True)
-
-    write(f"\n> {options.question}\n")
-    answer = ask(url, model, options.question, write)
-    write(f"\n\n{answer}\n")
-    if not options.once:
-        write(f"\nAsk it something else:\n  {curl(url, model, NEXT_QUESTION)}\n\nServing at {url} until Ctrl-C.\n")
-
-
-def _serve(running: Running) -> None:
-    """Nothing to do until a signal comes, or one of the programs ends, which it should not."""
+def _serve(running: Running, out: TextIO) -> None:
+    """Say how to ask on; then there is nothing to do until a signal comes, or a program ends, which it should not."""
+    command = curl(running.url, running.engine.served_name, NEXT_QUESTION)
+    print(f"\nAsk it something else:\n  {command}\n\nServing at {running.url} until Ctrl-C.", file=out, flush=True)
     ended = select.select([running.engine.fileno(), running.gateway.fileno()], [], [])[0]
     # When both ended, the gateway did because of the engine, or somebody ended both.
     if running.engine.fileno() in ended:
@@ -136,7 +131,7 @@ def _serve(running: Running) -> None:
     else:
         name, status, log = "gateway", running.gateway.wait(), running.gateway_log
     raise EmbeddedError(
-        f"The {name} ended while serving ({how_it_ended(status)}, {last_words(log)!r}): read {log} and run it again."
+        f"The {name} ended while serving ({how_it_ended(status)}, “{last_words(log)}”): read {log} and run it again."
     )
 
 

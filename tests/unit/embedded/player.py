@@ -1,0 +1,28 @@
+"""Runs a preparation, or all of `sluicegate run`, in a process of its own: player.py WHAT WORLD [ARGUMENT ...]"""
+
+import os
+import sys
+from pathlib import Path
+
+from sluicegate.embedded.errors import EmbeddedError
+from sluicegate.embedded.hardware import NO_GPU
+from sluicegate.embedded.parts import Outside
+from sluicegate.embedded.prepare import prepare
+from sluicegate.embedded.progress import PlainProgress
+from sluicegate.embedded.run import Machine, main
+
+
+def play(what: str, world: Path, arguments: list[str]) -> int:
+    outside = Outside(os.environ, world / "python", look=lambda: NO_GPU, free=lambda _: 10**12)
+    if what == "run":
+        return main(arguments, Machine(outside, [str(world / "python"), "serve"]))
+    try:
+        prepare(world / "cache", PlainProgress(sys.stderr), outside=outside)
+    except EmbeddedError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(play(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))

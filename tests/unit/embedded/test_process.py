@@ -1,0 +1,229 @@
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sluicegate.embedded import guard
+from sluicegate.embedded.process import GUARD, Guarded
+from tests.unit.embedded.world import PATIENCE_S
+
+# A program that starts another one in a session of its own, deaf to SIGTERM, and says "ready"; what it inherits as
+# descriptor 0 of `keep_open` stays open for as long as one of both lives.
+FAMILY = """
+import os, signal, sys
+if os.fork() == 0:
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.write(1, b"ready\\n")
+    while True:
+        signal.pause()
+signal.signal(signal.SIGTERM, signal.{on_term})
+while True:
+    signal.pause()
+"""
+
+
+def family(on_term: str = "SIG_DFL") -> list[str]:
+    return [sys.executable, "-IS", "-c", FAMILY.format(on_term=on_term)]
+
+
+class Life:
+    """A pipe whose writing end a program and everything that it starts keep open."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        os.set_inheritable(self.writer, True)
+
+    def assert_over(self) -> None:
+        os.close(self.writer)
+        ready = select.select([self.reader], [], [], PATIENCE_S)[0]
+        assert ready, "something of the program is left"
+        assert os.read(self.reader, 1) == b""
+
+
+@pytest.fixture
+def life() -> Iterator[Life]:
+    life = Life()
+    yield life
+    os.close(life.reader)
+
+
+def started(argv: list[str], life: Life, grace_s: float = PATIENCE_S) -> Guarded:
+    """The guarded program, when it has said that it is ready. Its standard error carries the writing end of `life`."""
+    # The guard gives its program no descriptor but these; so the pipe goes through /proc.
+    shell = f'exec "$@" 3>/proc/{os.getpid()}/fd/{life.writer}'
+    program = Guarded(["/bin/sh", "-c", shell, "sh", *argv], grace_s=grace_s)
+    for line in program.lines(PATIENCE_S):
+        assert line == "ready", line
+        break
+    return program
+
+
+def state_and_parent(program: Guarded) -> tuple[str, int]:
+    """The letter of the program's state and the process id of its guard, out of /proc."""
+    state, parent = Path(f"/proc/{program.pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    return state, int(parent)
+
+
+def test_stop_leaves_nothing_of_a_family(life: Life) -> None:
+    program = started(family(), life)
+    program.stop()
+    life.assert_over()
+    assert program.poll() == 128 + signal.SIGTERM
+    program.stop()
+
+
+def test_stop_kills_what_does_not_heed_it(life: Life) -> None:
+    program = started(family("SIG_IGN"), life, grace_s=0.05)
+    program.stop()
+    life.assert_over()
+    assert program.poll() == 128 + signal.SIGKILL
+
+
+def test_kill_leaves_nothing_of_a_family(life: Life) -> None:
+    program = started(family("SIG_IGN"), life)
+    program.kill()
+    life.assert_over()
+    assert program.poll() == 128 + signal.SIGKILL
+
+
+def test_a_program_that_ends_by_itself_leaves_nothing(life: Life) -> None:
+    program = started(family(), life)
+    assert program.pid is not None
+    os.kill(program.pid, signal.SIGABRT)
+    assert program.wait(PATIENCE_S) == 128 + signal.SIGABRT
+    life.assert_over()
+    program.stop()
+
+
+def test_a_guard_that_is_killed_takes_the_program_along(life: Life) -> None:
+    # All of one process group: what is in a session of its own has only the guard to end it.
+    program = started([sys.executable, "-IS", "-c", "import signal; print('ready', flush=True); signal.pause()"], life)
+    os.kill(state_and_parent(program)[1], signal.SIGKILL)
+    program.stop()
+    life.assert_over()
+    assert program.poll() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_guard_that_is_told_to_end_ends_the_program(life: Life, number: signal.Signals) -> None:
+    program = started(family(), life)
+    os.kill(state_and_parent(program)[1], number)
+    assert program.wait(PATIENCE_S) == 128 + signal.SIGTERM
+    life.assert_over()
+    program.stop()
+
+
+def test_the_program_does_not_outlive_a_killed_parent(life: Life, tmp_path: Path) -> None:
+    script = (
+        "import sys, signal; from sluicegate.embedded.process import Guarded; "
+        "p = Guarded(sys.argv[1:], grace_s=30); print(next(p.lines(30)), flush=True); signal.pause()"
+    )
+    shell = f'exec "$@" 3>/proc/{os.getpid()}/fd/{life.writer}'
+    argv = [sys.executable, "-c", script, "/bin/sh", "-c", shell, "sh", *family()]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        parent.kill()
+    life.assert_over()
+
+
+def test_a_frozen_family_can_be_thawed(life: Life) -> None:
+    echo = "import sys\nprint('ready', flush=True)\nimport signal\nsignal.sigwait([signal.SIGUSR1])"
+    program = started([sys.executable, "-IS", "-c", f"import signal; signal.pthread_sigmask(0, [10])\n{echo}"], life)
+    program.signal(signal.SIGSTOP)
+    deadline = time.monotonic() + PATIENCE_S
+    while state_and_parent(program)[0] != "T":
+        assert time.monotonic() < deadline
+    program.signal(signal.SIGUSR1)
+    assert program.wait(0.02) is None
+    program.signal(signal.SIGCONT)
+    assert program.wait(PATIENCE_S) == 0
+    program.signal(signal.SIGUSR1)
+    program.stop()
+    life.assert_over()
+
+
+def test_output_comes_line_by_line_and_ticks_between() -> None:
+    script = (
+        r"import sys, signal; print('one\rtwo', flush=True); signal.sigwait([10]); print('three', end='', flush=True)"
+    )
+    program = Guarded([sys.executable, "-IS", "-c", f"import signal; signal.pthread_sigmask(0, [10])\n{script}"])
+    lines = program.lines(0.05)
+    # How many ticks pass before it has started is the machine's affair.
+    assert next(line for line in lines if line is not None) == "one"
+    assert next(lines) == "two"
+    assert next(lines) is None
+    program.signal(signal.SIGUSR1)
+    assert [line for line in lines if line is not None] == ["three"]
+    assert program.wait() == 0
+    program.stop()
+
+
+def test_output_may_go_to_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    program = Guarded(["/bin/sh", "-c", "echo out; echo err >&2; exit 3"], log=log)
+    assert program.wait(PATIENCE_S) == 3
+    program.stop()
+    assert log.read_text() == "before\nout\nerr\n"
+
+
+def test_becomes_readable_at_its_end() -> None:
+    program = Guarded(["/bin/sh", "-c", "read line"], log=Path(os.devnull))
+    assert select.select([program], [], [], PATIENCE_S)[0] == [program]
+    program.stop()
+
+
+def test_a_program_that_is_not_there_says_so(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    program = Guarded([tmp_path / "nothing"], log=log)
+    assert program.pid is None
+    assert program.wait(PATIENCE_S) == 127
+    assert f"cannot start {tmp_path}/nothing: [Errno 2]" in log.read_text()
+    program.signal(signal.SIGTERM)
+    program.kill()
+    assert repr(program) == f"<Guarded {tmp_path}/nothing pid=None status=127>"
+
+
+def test_a_descriptor_is_kept_open_until_nothing_is_left() -> None:
+    reader, writer = os.pipe()
+    program = Guarded(["/bin/sh", "-c", "echo ready; read line < /dev/zero"], keep_open=[writer], grace_s=PATIENCE_S)
+    assert next(program.lines(PATIENCE_S)) == "ready"
+    os.close(writer)
+    assert select.select([reader], [], [], 0)[0] == []
+    program.stop()
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+
+
+def test_a_guard_that_hangs_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sluicegate.embedded.process.GUARD_DEADLINE_S", 0.05)
+    program = Guarded(["/bin/sh", "-c", "echo ready; read line < /dev/zero"], grace_s=0)
+    assert next(program.lines(PATIENCE_S)) == "ready"
+    os.kill(state_and_parent(program)[1], signal.SIGSTOP)
+    program.stop()
+    assert program.poll() == -signal.SIGKILL
+
+
+def test_the_guard_gives_up_on_a_process_that_cannot_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Process 0 is nobody's child and reaped by nobody: as one that hangs in a driver.
+    monkeypatch.setattr(guard, "_children", lambda: iter([4711]))
+    monkeypatch.setattr(guard, "_signal", lambda *_: None)
+    monkeypatch.setattr(guard, "_reap", lambda _: None)
+    monkeypatch.setattr(guard, "KILL_DEADLINE_S", 0.0)
+    assert guard._kill_all() == [4711]
+
+
+def test_the_guard_needs_nothing_but_the_standard_library() -> None:
+    argv = [sys.executable, "-IS", str(GUARD), "1", "true"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as program:
+        assert program.stdout is not None
+        assert int(program.stdout.read()) > 0
+    assert program.returncode == 0

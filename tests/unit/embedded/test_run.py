@@ -1,0 +1,285 @@
+import io
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from sluicegate.embedded.run import Machine, main
+from tests.unit.embedded.world import PATIENCE_S, World
+
+ANSWER = (
+    {"choices": [{"delta": {"content": "It is "}}]},
+    {"choices": [{"delta": {"content": "Paris."}}]},
+    {"choices": [], "usage": {"completion_tokens": 3}},
+)
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(autouse=True)
+def gateway(world: World, port: int) -> None:
+    world.variables = {"LISTEN": f"127.0.0.1:{port}"}
+    world.answer(*ANSWER)
+
+
+@pytest.fixture
+def prepared(world: World, prepared_cache: Path) -> None:
+    """The engine is there already."""
+    world.use_cache(prepared_cache)
+
+
+class Result:
+    """What a run in this process said and did."""
+
+    def __init__(self, world: World, *arguments: str) -> None:
+        out, err = io.StringIO(), io.StringIO()
+        self.status = main(arguments, Machine(world.outside, [str(world.python), "serve"], out, err))
+        self.out = out.getvalue()
+        self.err = err.getvalue()
+        # The sentence comes last; before it stands the progress.
+        self.last = self.err.splitlines()[-1] if self.err else ""
+
+
+def test_asks_once_and_leaves_nothing(world: World, port: int) -> None:
+    result = Result(world, "--once")
+    assert result.status == 0
+    world.wait_until_all_are_gone()
+    question, answer, _, numbers = result.out.strip().splitlines()
+    assert (question, answer) == ("> What is the capital of France?", "It is Paris.")
+    assert numbers.startswith("3 tokens, the first after 0.")
+    assert "Ctrl-C" not in result.out
+    assert os.listdir(world.runtime.name) == []
+    assert not (world.cache / "downloads").exists()
+
+
+@pytest.mark.usefixtures("prepared")
+def test_the_gateway_gets_the_engine_and_the_users_settings(world: World, port: int) -> None:
+    world.variables |= {"QUEUE_MAX": "7", "VLLM_BASE_URL": "http://elsewhere:1"}
+    assert Result(world, "--once", "--question", "Who?").status == 0
+    environ = world.read("gateway.json")
+    assert environ["VLLM_BASE_URL"] == f"unix:{world.runtime.name}/sluicegate/engine-{port}.sock"
+    assert environ["MODEL_NAME"] == "SmolLM2-135M-Instruct"
+    assert (environ["MAX_ACTIVE"], environ["QUEUE_MAX"]) == ("16", "7")
+    assert environ["LISTEN"] == f"127.0.0.1:{port}"
+    assert world.read("request.json")["messages"] == [{"role": "user", "content": "Who?"}]
+
+
+@pytest.mark.usefixtures("prepared")
+def test_the_number_of_slots_may_be_chosen(world: World) -> None:
+    world.variables |= {"MAX_ACTIVE": "3"}
+    assert Result(world, "--once").status == 0
+    assert world.read("gateway.json")["MAX_ACTIVE"] == "3"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.usefixtures("prepared")
+def test_serves_until_a_signal_and_leaves_nothing(world: World, port: int, number: signal.Signals) -> None:
+    with world.spawn("run") as run:
+        assert run.stdout is not None
+        while "until Ctrl-C" not in (line := run.stdout.readline()):
+            assert line, "it ended"
+        with socket.create_connection(("127.0.0.1", port), PATIENCE_S):
+            pass
+        run.send_signal(number)
+        run.send_signal(number)
+        assert run.wait(PATIENCE_S) == 0
+    world.wait_until_all_are_gone()
+    assert os.listdir(world.runtime.name) == []
+
+
+@pytest.mark.parametrize("step", ["install", "engine", "gateway", "question"])
+def test_killed_at_any_time_it_leaves_no_process(world: World, step: str) -> None:
+    world.script(**{step: "hold"})
+    with world.spawn("run") as run:
+        world.wait_for(step)
+        run.kill()
+    world.wait_until_all_are_gone()
+
+
+@pytest.mark.parametrize("step", ["engine", "gateway", "question"])
+@pytest.mark.usefixtures("prepared")
+def test_interrupted_before_it_serves_it_leaves_no_process(world: World, step: str) -> None:
+    world.script(**{step: "hold"})
+    with world.spawn("run") as run:
+        world.wait_for(step)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(PATIENCE_S) == 130
+    world.wait_until_all_are_gone()
+
+
+@pytest.mark.usefixtures("prepared")
+def test_a_killed_run_does_not_hinder_the_next(world: World) -> None:
+    world.script(question="hold")
+    with world.spawn("run") as run:
+        world.wait_for("question")
+        run.kill()
+    world.wait_until_all_are_gone()
+    world.script()
+    assert Result(world, "--once").status == 0
+
+
+@pytest.mark.usefixtures("prepared")
+def test_a_signal_that_is_ignored_stays_ignored(world: World) -> None:
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with world.spawn("run") as run:
+            world.wait_for("question")
+            run.send_signal(signal.SIGHUP)
+            assert run.stdout is not None
+            while "until Ctrl-C" not in (line := run.stdout.readline()):
+                assert line, "it ended"
+            run.send_signal(signal.SIGINT)
+            assert run.wait(PATIENCE_S) == 0
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+@pytest.mark.usefixtures("prepared")
+def test_the_handlers_of_signals_are_put_back(world: World) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    Result(world, "--once")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_occupied_port_is_said_before_anything_is_done(world: World, port: int) -> None:
+    with socket.create_server(("127.0.0.1", port)):
+        result = Result(world)
+    assert result.status == 1
+    assert result.err == (
+        f"sluicegate: The address 127.0.0.1:{port} is taken by another program: free it, or name another one "
+        "(LISTEN=127.0.0.1:8081), and run it again.\n"
+    )
+    assert not world.cache.exists()
+
+
+def test_settings_at_fault_are_said_before_anything_is_done(world: World) -> None:
+    world.variables |= {"QUEUE_MODE": "maybe", "MAX_ACTIVE": "-1"}
+    result = Result(world)
+    assert result.status == 2
+    assert "QUEUE_MODE" in result.err
+    assert "MAX_ACTIVE" in result.err
+    assert not world.cache.exists()
+
+
+@pytest.mark.parametrize("listen", ["unix:/run/gate.sock", "127.0.0.1:0"])
+def test_listens_where_it_can_tell(world: World, listen: str) -> None:
+    world.variables |= {"LISTEN": listen}
+    result = Result(world)
+    assert result.status == 1
+    assert f"and LISTEN says {listen}: set it to one like 127.0.0.1:8080" in result.err
+
+
+def test_no_disk_is_one_sentence(world: World) -> None:
+    world.free = 0
+    result = Result(world)
+    assert result.status == 1
+    assert result.err.startswith(f"sluicegate: The disk of {world.cache} has 0.0 GB free")
+    assert len(result.err.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("prepared")
+def test_an_engine_that_dies_at_its_start_is_one_sentence(world: World, port: int) -> None:
+    world.script(engine=[1, "ValueError: no memory"])
+    result = Result(world)
+    assert result.status == 1
+    assert result.last == (
+        "sluicegate: vLLM ended before it was ready (exit status 1, “ValueError: no memory”): read "
+        f"{world.cache}/logs/engine-{port}.log and run it again."
+    )
+    assert "Traceback" not in result.err
+    world.wait_until_all_are_gone()
+
+
+@pytest.mark.usefixtures("prepared")
+def test_a_gateway_that_dies_at_its_start_takes_the_engine_along(world: World, port: int) -> None:
+    world.script(gateway=[3])
+    result = Result(world)
+    assert result.status == 1
+    assert (
+        f"The gateway ended before it was ready (exit status 3, “no word”): read {world.cache}/logs/gateway-"
+        in result.last
+    )
+    world.wait_until_all_are_gone()
+
+
+@pytest.mark.usefixtures("prepared")
+def test_a_question_without_an_answer_is_one_sentence(world: World) -> None:
+    world.answer(*ANSWER, done=False)
+    result = Result(world, "--once")
+    assert result.status == 1
+    assert result.last.startswith("sluicegate: The answer to the first question ended without its [DONE]")
+    world.wait_until_all_are_gone()
+
+
+@pytest.mark.usefixtures("prepared")
+def test_an_engine_that_dies_while_serving_ends_everything(world: World, port: int) -> None:
+    with world.spawn("run") as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        while "until Ctrl-C" not in (line := run.stdout.readline()):
+            assert line, "it ended"
+        os.kill(world.read("engine.json")["pid"], signal.SIGKILL)
+        assert run.wait(PATIENCE_S) == 1
+        last = run.stderr.read().splitlines()[-1]
+    assert last.startswith("sluicegate: The engine ended while serving (SIGKILL, perhaps for want of memory, ")
+    assert last.endswith(f"read {world.cache}/logs/engine-{port}.log and run it again.")
+    world.wait_until_all_are_gone()
+
+
+@pytest.mark.usefixtures("prepared")
+def test_a_gateway_that_dies_while_serving_ends_everything(world: World, port: int) -> None:
+    world.script(after_question="crash")
+    result = Result(world)
+    assert result.status == 1
+    assert result.last == (
+        "sluicegate: The gateway ended while serving (exit status 3, “no word”): read "
+        f"{world.cache}/logs/gateway-{port}.log and run it again."
+    )
+    assert "curl http://127.0.0.1:" in result.out
+    world.wait_until_all_are_gone()
+
+
+@pytest.mark.usefixtures("prepared")
+def test_sockets_go_into_a_private_directory(
+    world: World, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", world.runtime.name)
+    world.variables |= {"XDG_RUNTIME_DIR": "relative"}
+    assert Result(world, "--once").status == 0
+    directory = f"{world.runtime.name}/sluicegate-{os.geteuid()}"
+    assert world.read("gateway.json")["VLLM_BASE_URL"] == f"unix:{directory}/engine-{port}.sock"
+
+
+@pytest.mark.usefixtures("prepared")
+def test_refuses_a_directory_that_others_may_enter(world: World) -> None:
+    directory = Path(world.runtime.name) / "sluicegate"
+    directory.mkdir()
+    directory.chmod(0o755)
+    result = Result(world, "--once")
+    assert result.status == 1
+    assert (
+        result.last == f"sluicegate: {directory} is not a directory of this user's alone: remove it and run it again."
+    )
+
+
+@pytest.mark.usefixtures("prepared")
+def test_leaves_the_sockets_of_another_run_alone(world: World) -> None:
+    directory = Path(world.runtime.name) / "sluicegate"
+    directory.mkdir(mode=0o700)
+    (directory / "engine-1.sock").touch()
+    assert Result(world, "--once").status == 0
+    assert os.listdir(directory) == ["engine-1.sock"]
+
+
+def test_help_names_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["--help"])
+    assert done.value.code == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("--once", "--question", "--cpu", "SLUICEGATE_CACHE", "LISTEN", "MODEL_NAME"))
