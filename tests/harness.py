@@ -17,6 +17,7 @@ from sluicegate.lifecycle import Gateway
 from sluicegate.observe.logs import Log
 from sluicegate.observe.metrics import Metrics
 from sluicegate.openai.routes import ENDPOINTS
+from sluicegate.relay.pump import Pump
 from sluicegate.relay.wire import READ_SIZE, Dial, Wire
 from sluicegate.route.backends import Backend, EngineState
 from sluicegate.route.health import ProbeRefused, ProbeUnwell
@@ -52,9 +53,9 @@ def configuration(engine: str = "http://127.0.0.1:1", **settings: Any) -> Config
 class WatchedGateway(Gateway):
     """A Gateway whose changes of engine state can be waited for."""
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.changes = trio.lowlevel.ParkingLot()
-        super().__init__(*args)
+        super().__init__(*args, **kwargs)
 
     def _engine_changed(self, backend: Backend) -> None:
         super()._engine_changed(backend)
@@ -108,10 +109,11 @@ class Running:
 @asynccontextmanager
 async def open_gateway(config: Config, *, wait_ready: bool = True) -> AsyncIterator[Running]:
     """A gateway on a real socket (config.listen; port 0: any), until the block ends."""
-    with tempfile.TemporaryFile("w+") as log_file:
+    pump = Pump(config.timeouts.idle_s, config.timeouts.client_stall_s)
+    with pump, tempfile.TemporaryFile("w+") as log_file:
         metrics = Metrics(ENDPOINTS, __version__)
         log = Log("json", "debug", log_file.fileno(), on_drop=metrics.log_line_dropped)
-        gateway = WatchedGateway(config, metrics, log)
+        gateway = WatchedGateway(config, metrics, log, pump=pump)
         listener = bind(config.listen)
         if isinstance(config.listen, TcpAddress):
             host, port = listener.socket.getsockname()[:2]

@@ -22,6 +22,7 @@ from .openai.routes import ENDPOINTS
 from .outcome import Outcome
 from .pipeline import Pipeline
 from .relay.pool import Pool
+from .relay.pump import Pump
 from .relay.wire import Dial, dialer
 from .route.backends import Backend, Backends
 from .route.health import HttpProbe, Probe, watch
@@ -51,9 +52,10 @@ def serve(config: Config) -> int:
 
 
 async def _serve(config: Config, metrics: Metrics, log: Log) -> None:
-    gateway = Gateway(config, metrics, log)
     listener = bind(config.listen)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    pump = Pump(config.timeouts.idle_s, config.timeouts.client_stall_s)
+    gateway = Gateway(config, metrics, log, pump=pump)
+    with pump, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(gateway.run, [listener])
             log.info("listening", detail=f"{config.listen}, engine at {config.engine.base_url}")
@@ -83,7 +85,9 @@ class Gateway:
         log: Log,
         make_dial: MakeDial = dialer,
         make_probe: MakeProbe = HttpProbe,
+        pump: Pump | None = None,
     ) -> None:
+        """`pump`, if given, must run (as a context manager) as long as the gateway does."""
         self.config = config
         self.metrics = metrics
         self.log = log
@@ -92,10 +96,11 @@ class Gateway:
         self.ledger = Ledger(metrics, log, trio.current_time)
         connect_s = config.engine.connect_timeout_s
         self.pools = {backend: Pool(make_dial(backend.address, connect_s)) for backend in self.backends.all}
-        self.pipeline = Pipeline(config, self.admission, self.backends, self.pools, self.ledger)
+        self.pipeline = Pipeline(config, self.admission, self.backends, self.pools, pump, self.ledger)
         quart = make_app(self, metrics.expose, self._unmatched)
         self.listening = Listening(Gate(config, self.pipeline, quart), self.pipeline, config, self._unmatched)
         self.stopped = trio.Event()
+        self._pump = pump
         self._make_probe = make_probe
         self._stop = trio.Event()
         self._bind_metrics()
@@ -110,6 +115,8 @@ class Gateway:
                 for backend in self.backends.all:
                     services.start_soon(self._watch, backend)
                 services.start_soon(self._sample_gpu)
+                if self._pump:
+                    services.start_soon(self._pump.watch)
                 async with trio.open_nursery() as handlers:
                     async with trio.open_nursery() as accepting:
                         accepting.start_soon(self.listening.serve, listeners, handlers)

@@ -17,6 +17,7 @@ from .outcome import Outcome, Refusal
 from .relay.connection import EngineBroken
 from .relay.forward import EngineUnreachable, Exchange, Patience, begin, stream
 from .relay.pool import Pool
+from .relay.pump import EngineIdle, Pump
 from .route.backends import Backend, Backends
 
 
@@ -35,12 +36,20 @@ class Pipeline:
     """Takes every request from its head to its one outcome."""
 
     def __init__(
-        self, config: Config, admission: Admission, backends: Backends, pools: Mapping[Backend, Pool], ledger: Ledger
+        self,
+        config: Config,
+        admission: Admission,
+        backends: Backends,
+        pools: Mapping[Backend, Pool],
+        pump: Pump | None,
+        ledger: Ledger,
     ) -> None:
+        """Without a `pump` every stream takes the ordinary way (simulations have no sockets)."""
         self.config = config
         self.admission = admission
         self.backends = backends
         self.pools = pools
+        self.pump = pump
         self.ledger = ledger
         self._running: set[Patience] = set()
         self._cut = False
@@ -112,6 +121,8 @@ class Pipeline:
                 raise Refusal(Outcome.ENGINE_ERROR, 502, "The engine broke off before it answered. Retry.") from None
             message = "The engine broke off in the middle of its answer. Retry."
             raise Refusal(Outcome.ENGINE_TRUNCATED, 502, message) from None
+        except EngineIdle:
+            pass
         finally:
             self._running.discard(patience)
         raise self._out_of_time(call, patience)
@@ -138,10 +149,11 @@ class Pipeline:
     async def _stream(self, call: Call, facts: Facts | None, exchange: Exchange, patience: Patience) -> Outcome:
         record = call.record
         usage_asked = facts is not None and facts.usage_asked
-        meter = StreamMeter(call.request.endpoint.dialect, usage_asked, trio.current_time, _known(record.granted_at))
+        clock = self.pump.clock if self.pump else trio.current_time
+        meter = StreamMeter(call.request.endpoint.dialect, usage_asked, clock, _known(record.granted_at))
         record.status = exchange.head.status
         try:
-            await stream(exchange, call.client, meter, call.splitter, patience, self.config.timeouts.idle_s)
+            await stream(exchange, call.client, meter, call.splitter, patience, self.config.timeouts.idle_s, self.pump)
         finally:
             record.first_at = meter.first_at
             if meter.usage is not None:

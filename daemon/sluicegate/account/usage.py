@@ -81,20 +81,23 @@ class StreamMeter:
         May be empty. A piece of an event (EventSplitter passes on an oversized one so) comes out as it went in; of
         such an event only the name is understood, so `ended` may be True before its end has come.
         """
-        # Inside JSON a quote is escaped, so no text that the model writes can look like a member's name, and where a
-        # text does contain the other marks, a look is all that it costs. `rfind`, for `in` is three times slower: it
-        # tries its left side as an int first. So this path takes 0.6 us, and a look 3 to 5 us (on a cloud's EPYC).
-        rfind = events.rfind
-        if (
-            self.first_at is not None
-            and rfind(self._marker) < 0
-            and rfind(b"error") < 0
-            and rfind(b"[DONE]") < 0
-            and events[:1] in _FIELDS
-        ):
-            self.last_at = self._clock()
+        if events[:1] in _FIELDS and self.unremarkable(events):
             return events
         return self._inspect(events)
+
+    def unremarkable(self, events: bytes) -> bool:
+        """Whether whole events, even with HTTP's chunk framing between them, may pass on unseen; notes when they did.
+
+        True for all but the first and the last of a usual stream, which makes this the one look at most tokens.
+        """
+        # Inside JSON a quote is escaped, so no text that the model writes can look like a member's name, and where a
+        # text does contain the other marks, a look is all that it costs. `rfind`, for `in` is three times slower: it
+        # tries its left side as an int first. So this path takes 0.6 us, and a look 3 to 5 us (on a cloud EPYC).
+        rfind = events.rfind
+        if self.first_at is not None and rfind(self._marker) < 0 and rfind(b"error") < 0 and rfind(b"[DONE]") < 0:
+            self.last_at = self._clock()
+            return True
+        return False
 
     def final_frame(self) -> bytes:
         """The SSE comment that ends a healthy stream, for the tail of its body; empty if the usage chunk tells it.

@@ -15,14 +15,15 @@ class EventSplitter:
 
     `mid_event` is True from when an event larger than `max_event_bytes` had to be passed on in pieces until its end
     has passed: who adds an event of its own meanwhile must first end that one, with a line end and a blank line.
+    `at_boundary`: nothing is held, and no event is under way.
     """
 
-    __slots__ = ("_at_boundary", "_held", "_last", "_max", "mid_event")
+    __slots__ = ("_held", "_last", "_max", "at_boundary", "mid_event")
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max = max_event_bytes
         self._held = bytearray()
-        self._at_boundary = True  # nothing held, and not within an event passed on in pieces
+        self.at_boundary = True
         self._last = b""  # while mid_event: the last byte passed on, for a blank line may begin with it
         self.mid_event = False
 
@@ -38,7 +39,7 @@ class EventSplitter:
         comes out first thing next, as a blank line without an event.
         The common case, whole LF-ended events with nothing held, returns `data` itself in some 150 ns.
         """
-        if self._at_boundary and data.endswith(b"\n\n"):
+        if self.at_boundary and data.endswith(b"\n\n"):
             return data
         if self.mid_event:
             return self._feed_oversized(data)
@@ -69,7 +70,7 @@ class EventSplitter:
             end = len(held)
         taken = bytes(held[:end])
         del held[:end]
-        self._at_boundary = not held and not self.mid_event
+        self.at_boundary = not held and not self.mid_event
         return taken
 
     def __repr__(self) -> str:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import AsyncIterator
-from typing import Protocol
 
 import trio
 
@@ -10,6 +9,8 @@ from ..exchange import Client, Headers, Request
 from .connection import AnswerHead, EngineBroken, EngineConnection
 from .message import answer_headers, request_head
 from .pool import Pool
+from .pump import Pump
+from .splice import Meter, Splicer, Splitter
 
 #: Bodies above this are sent apart from their head instead of being copied behind it (bytes).
 COPY_MAX = 65536
@@ -21,28 +22,6 @@ class EngineUnreachable(Exception):
     def __init__(self, why: str) -> None:
         super().__init__(why)
         self.why = why
-
-
-class Meter(Protocol):
-    """Reads along: gets whole events, returns what the client gets of them (account/usage.py)."""
-
-    @property
-    def ended(self) -> bool:
-        """True once the dialect's own end of stream has passed."""
-        ...
-
-    def pass_on(self, events: bytes, /) -> bytes: ...
-
-    def final_frame(self) -> bytes: ...
-
-
-class Splitter(Protocol):
-    """Cuts bytes into whole events (openai/sse.py)."""
-
-    @property
-    def mid_event(self) -> bool: ...
-
-    def feed(self, data: bytes, /) -> bytes: ...
 
 
 class Patience:
@@ -77,6 +56,10 @@ class Exchange:
         self._pool.release(self._connection)
 
     @property
+    def connection(self) -> EngineConnection:
+        return self._connection
+
+    @property
     def is_stream(self) -> bool:
         return self.head.status == 200 and self.head.header(b"content-type").startswith(b"text/event-stream")
 
@@ -84,9 +67,6 @@ class Exchange:
     def headers(self) -> Headers:
         """What the client gets of the engine's headers."""
         return answer_headers(self.head.headers)
-
-    async def body_part(self) -> bytes | None:
-        return await self._connection.body_part()
 
     async def whole_body(self, limit: int) -> bytes:
         """The whole body. EngineBroken if it exceeds `limit` bytes."""
@@ -152,6 +132,7 @@ async def stream(
     splitter: Splitter,
     patience: Patience,
     idle_s: float,
+    pump: Pump | None,
 ) -> None:
     """Bring a stream of events to the client, each as it comes.
 
@@ -160,16 +141,24 @@ async def stream(
     The head is held back until the first event: an engine that breaks during prefill is then answered with a status
     instead of an empty stream.
 
-    Raises EngineBroken if the stream ended without the dialect's end; nothing but whole events was sent then.
+    After the first event `pump`, if there is one, carries the rest from socket to socket, where both sides allow it.
+
+    Raises EngineBroken if the stream ended without the dialect's end, EngineIdle if the pump found the engine silent;
+    nothing but whole events was sent then.
     """
-    while (part := await exchange.body_part()) is not None:
+    connection = exchange.connection
+    while (part := await connection.body_part()) is not None:
         events = meter.pass_on(splitter.feed(part))
         if events:
             patience.extend(math.inf)
             if not client.started:
                 await client.start(exchange.head.status, exchange.headers)
             await client.send(events)
-            patience.extend(idle_s)
+            answer, splice = connection.answer, client.splice
+            if pump and splice and connection.sock and answer.chunked and not answer.complete:
+                await pump.carry(connection, Splicer(answer, splitter, meter), splice)
+                return
+        patience.extend(idle_s)
     if not meter.ended:
         raise EngineBroken("the engine ended its stream before the end of the answer")
     patience.extend(math.inf)

@@ -1,0 +1,318 @@
+"""The pump: carries streams from engine sockets to client sockets, in one thread of its own, two system calls an event.
+
+It owns a level-triggered epoll in which each socket is registered once. For every ready engine socket: read, splice,
+write. No task switch, no JSON, no lock: all that a flow consists of belongs to the pump from `carry` until it ends, and
+the two threads speak only through a deque and trio's run_sync_soon. Both system calls release the GIL.
+
+Descriptors are the danger: a number that one part closes is another client's connection a moment later. The pump works
+on its own duplicates, closes them itself, and only at the end of a round, so that no event of that round can meet a
+number that was given out anew.
+"""
+
+import collections
+import contextlib
+import enum
+import os
+import select
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+import trio
+
+from ..exchange import ClientGone, ClientStalled, Splice
+from .connection import EngineBroken, EngineConnection
+from .splice import Splicer
+
+#: Bytes per read.
+READ_SIZE = 65536
+
+#: How often deadlines are looked at, as a part of the shortest one, and at most and at least (seconds).
+TICK_PART = 0.1
+TICK_MAX_S = 0.25
+TICK_MIN_S = 0.01
+
+#: How long the other thread may hold the GIL while the pump wants it (seconds). Python's 5 ms would be the p99 of every
+#: event that comes while a request is parsed.
+SWITCH_INTERVAL_S = 0.0005
+
+
+class EngineIdle(Exception):
+    """The engine sent nothing for idle_s in the middle of a stream."""
+
+
+class _End(enum.Enum):
+    HEALTHY = enum.auto()
+    BROKEN = enum.auto()
+    IDLE = enum.auto()
+    GONE = enum.auto()
+    STALLED = enum.auto()
+    ABORTED = enum.auto()
+
+
+class _Flow:
+    """One stream in the pump. `pending`: framed bytes that the client's socket did not take yet.
+
+    The trio side makes it, may set `aborting`, and reads the rest once its task was woken; until then it is the pump's.
+    """
+
+    __slots__ = ("aborting", "client", "end", "engine", "heard_at", "pending", "splicer", "stalled_at", "task", "why")
+
+    def __init__(self, engine: int, client: int, splicer: Splicer, task: trio.lowlevel.Task) -> None:
+        self.engine = engine
+        self.client = client
+        self.splicer = splicer
+        self.task = task
+        self.aborting = False
+        self.pending = b""
+        self.heard_at = 0.0
+        self.stalled_at = 0.0
+        self.end: _End | None = None
+        self.why = ""
+
+
+class Pump:
+    """Use as a context manager within trio: the thread runs inside the block. `carry` may be called from many tasks."""
+
+    def __init__(self, idle_s: float, stall_s: float) -> None:
+        """`idle_s`: longest silence of an engine; `stall_s`: longest that a client may take nothing (seconds)."""
+        self._idle_s = idle_s
+        self._stall_s = stall_s
+        self._tick = min(TICK_MAX_S, max(TICK_MIN_S, TICK_PART * min(idle_s, stall_s)))
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # Edge-triggered: each write wakes the thread, and nobody has to read what was written.
+        self._epoll.register(self._wake, select.EPOLLIN | select.EPOLLET)
+        self._orders: collections.deque[_Flow] = collections.deque()
+        self._by_engine: dict[int, _Flow] = {}
+        self._by_client: dict[int, _Flow] = {}
+        self._ended: list[_Flow] = []
+        self._stopping = False
+        self._now = 0.0
+        self._clock_offset = 0.0
+        self._token: trio.lowlevel.TrioToken
+        self._crash: BaseException | None = None
+        self._crashed = trio.Event()
+        self._thread = threading.Thread(target=self._run, name="sluicegate-pump", daemon=True)
+
+    def __enter__(self) -> "Pump":
+        self._token = trio.lowlevel.current_trio_token()
+        self._clock_offset = trio.current_time() - time.perf_counter()
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stopping = True
+        os.eventfd_write(self._wake, 1)
+        self._thread.join()
+        self._epoll.close()
+        os.close(self._wake)
+
+    def clock(self) -> float:
+        """trio's time, in any thread (seconds)."""
+        return time.perf_counter() + self._clock_offset
+
+    @property
+    def flows(self) -> int:
+        """Streams in the pump now."""
+        return len(self._by_client)
+
+    async def watch(self) -> None:
+        """Wait for ever; raises what the thread died of, if it does: the daemon is useless then and must restart."""
+        await self._crashed.wait()
+        raise RuntimeError("the pump's thread died") from self._crash
+
+    async def carry(self, connection: EngineConnection, splicer: Splicer, client: Splice) -> None:
+        """Carry the rest of a chunked answer to the client, its end included.
+
+        Raises EngineBroken, EngineIdle, ClientGone or ClientStalled. After the first two, and when cancelled, only
+        whole events have gone out, and what the client's socket has not taken of them is owed by `client`.
+        Both sockets stay their owners', who must not use them before this returns.
+        """
+        assert connection.sock is not None
+        engine = os.dup(connection.sock.fileno())
+        try:
+            flow = _Flow(engine, os.dup(client.sock.fileno()), splicer, trio.lowlevel.current_task())
+        except OSError:
+            os.close(engine)
+            raise
+        self._order(flow)
+
+        def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+            flow.aborting = True
+            self._order(flow)
+            return trio.lowlevel.Abort.FAILED  # the pump will say when it has let go
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        match flow.end:
+            case _End.HEALTHY:
+                connection.exchanged()
+                client.ended()
+            case _End.GONE:
+                raise ClientGone
+            case _End.STALLED:
+                raise ClientStalled
+            case _End.IDLE:
+                client.owe(flow.pending)
+                raise EngineIdle
+            case _:
+                client.owe(flow.pending)
+                await trio.lowlevel.checkpoint_if_cancelled()
+                raise EngineBroken(flow.why)
+
+    def _order(self, flow: _Flow) -> None:
+        """Put `flow` before the pump: to be taken up if it is new, else to be let go."""
+        self._orders.append(flow)
+        os.eventfd_write(self._wake, 1)
+
+    # -- the thread -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._rounds()
+        except BaseException as error:
+            self._crash = error
+            self._soon(self._crashed.set)
+        for flow in list(self._by_client.values()) + list(self._orders):
+            self._finish(flow, _End.BROKEN, "the gateway's pump stopped")
+        self._let_go()
+
+    def _rounds(self) -> None:
+        by_engine, by_client, poll = self._by_engine, self._by_client, self._epoll.poll
+        looked_at = 0.0
+        while not self._stopping:
+            events = poll(self._tick if by_client else None)
+            self._now = now = time.perf_counter()
+            for fd, what in events:
+                if (flow := by_engine.get(fd)) is not None:
+                    if flow.end is None:
+                        self._from_engine(flow)
+                elif (flow := by_client.get(fd)) is not None and flow.end is None:
+                    self._about_client(flow, what)
+            if now - looked_at >= self._tick:
+                looked_at = now
+                self._check_deadlines()
+            if self._orders:
+                self._take_orders()
+            if self._ended:
+                self._let_go()
+
+    def _from_engine(self, flow: _Flow) -> None:
+        try:
+            data = os.read(flow.engine, READ_SIZE)
+            if not data:
+                self._finish(flow, _End.BROKEN, "the engine closed the connection in the middle of its answer")
+                return
+            flow.heard_at = self._now
+            out = flow.splicer.feed(data)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._finish(flow, _End.BROKEN, f"the connection to the engine broke ({error})")
+            return
+        except EngineBroken as error:
+            self._finish(flow, _End.BROKEN, error.why)
+            return
+        if not flow.splicer.complete:
+            if out:
+                self._to_client(flow, out)
+        elif flow.splicer.healthy:
+            self._to_client(flow, out + flow.splicer.closing())
+            if not flow.pending:
+                self._finish(flow, _End.HEALTHY)
+        else:
+            if out:
+                self._to_client(flow, out)
+            self._finish(flow, _End.BROKEN, "the engine ended its stream before the end of the answer")
+
+    def _to_client(self, flow: _Flow, out: bytes) -> None:
+        try:
+            sent = os.write(flow.client, out)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._finish(flow, _End.GONE)
+            return
+        if sent < len(out):
+            flow.pending = out[sent:]
+            flow.stalled_at = self._now
+            # Nothing more is read from the engine until the client has taken this: the kernel pushes back.
+            del self._by_engine[flow.engine]
+            self._epoll.unregister(flow.engine)
+            self._epoll.modify(flow.client, select.EPOLLRDHUP | select.EPOLLOUT)
+
+    def _about_client(self, flow: _Flow, what: int) -> None:
+        """The client left, or it can take some of what is pending."""
+        if what & (select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR):
+            self._finish(flow, _End.GONE)
+            return
+        try:
+            flow.pending = flow.pending[os.write(flow.client, flow.pending) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._finish(flow, _End.GONE)
+            return
+        if flow.pending:
+            return
+        if flow.splicer.complete:
+            self._finish(flow, _End.HEALTHY)
+            return
+        flow.heard_at = self._now
+        self._by_engine[flow.engine] = flow
+        self._epoll.register(flow.engine, select.EPOLLIN)
+        self._epoll.modify(flow.client, select.EPOLLRDHUP)
+
+    def _check_deadlines(self) -> None:
+        now = self._now
+        for flow in self._by_client.values():
+            if flow.pending:
+                if now - flow.stalled_at >= self._stall_s:
+                    self._finish(flow, _End.STALLED)
+            elif now - flow.heard_at >= self._idle_s:
+                self._finish(flow, _End.IDLE)
+
+    def _take_orders(self) -> None:
+        while self._orders:
+            flow = self._orders.popleft()
+            if flow.end is not None:
+                continue  # it ended by itself before its abort came
+            if flow.aborting and self._by_client.get(flow.client) is flow:
+                self._finish(flow, _End.ABORTED)
+            elif self._by_client.get(flow.client) is not flow:
+                flow.heard_at = self._now
+                self._by_engine[flow.engine] = flow
+                self._by_client[flow.client] = flow
+                self._epoll.register(flow.engine, select.EPOLLIN)
+                self._epoll.register(flow.client, select.EPOLLRDHUP)
+
+    def _finish(self, flow: _Flow, end: _End, why: str = "") -> None:
+        if flow.end is None:
+            flow.end, flow.why = end, why
+            self._ended.append(flow)
+
+    def _let_go(self) -> None:
+        """Close the duplicates of the flows that ended, and wake their tasks."""
+        tasks = []
+        for flow in self._ended:
+            # A descriptor leaves an epoll by itself only with its last duplicate, and these have originals.
+            if self._by_engine.pop(flow.engine, None) is not None:
+                self._epoll.unregister(flow.engine)
+            if self._by_client.pop(flow.client, None) is not None:
+                self._epoll.unregister(flow.client)
+            os.close(flow.engine)
+            os.close(flow.client)
+            tasks.append(flow.task)
+        self._ended.clear()
+        if tasks:
+            self._soon(lambda: [trio.lowlevel.reschedule(task) for task in tasks])
+
+    def _soon(self, call: Callable[[], object]) -> None:
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(call)
+
+    def __repr__(self) -> str:
+        return f"<Pump {self.flows} flows>"

@@ -1,0 +1,103 @@
+"""From the engine's bytes to the client's, chunk framing included: verbatim where nothing must change. Pure."""
+
+from typing import Protocol
+
+from .connection import Answer
+
+#: Sizes of chunks as uvicorn writes them. Events of a few hundred bytes are looked up here instead of parsed.
+_SIZES = {b"%x" % size: size for size in range(1, 4096)}
+
+#: The end of a chunk whose payload ends with a whole event.
+_END_OF_EVENT_AND_CHUNK = b"\n\n\r\n"
+
+
+class Meter(Protocol):
+    """Reads along: gets whole events, returns what the client gets of them (account/usage.py)."""
+
+    @property
+    def ended(self) -> bool:
+        """True once the dialect's own end of stream has passed."""
+        ...
+
+    def pass_on(self, events: bytes, /) -> bytes: ...
+
+    def unremarkable(self, events: bytes, /) -> bool:
+        """Whether whole events, framing between them or not, may pass on as they are; they count as passed if so."""
+        ...
+
+    def final_frame(self) -> bytes: ...
+
+
+class Splitter(Protocol):
+    """Cuts bytes into whole events (openai/sse.py)."""
+
+    @property
+    def mid_event(self) -> bool: ...
+
+    @property
+    def at_boundary(self) -> bool: ...
+
+    def feed(self, data: bytes, /) -> bytes: ...
+
+
+class Splicer:
+    """One stream's bytes on their way past HTTP: what it is fed is the raw body of a chunked answer.
+
+    Two ways. Verbatim: the bytes are whole chunks of whole events in which nothing must change, and go out as they
+    came, framing and all; llhttp need not see them, for it stands between two chunks before and after. Else: llhttp
+    takes the framing off, the splitter waits for whole events, the meter takes out what is not the client's, and what
+    is left goes out as one chunk. Either way only whole chunks of whole events come out.
+    """
+
+    __slots__ = ("_answer", "_meter", "_splitter", "_verbatim")
+
+    def __init__(self, answer: Answer, splitter: Splitter, meter: Meter) -> None:
+        self._answer = answer
+        self._splitter = splitter
+        self._meter = meter
+        self._verbatim = answer.at_boundary and splitter.at_boundary
+
+    def feed(self, data: bytes) -> bytes:
+        """What the client's socket gets for `data`; may be empty. EngineBroken if it is not HTTP."""
+        if self._verbatim and _whole_chunks(data) and self._meter.unremarkable(data):
+            return data
+        return self._reframed(data)
+
+    @property
+    def complete(self) -> bool:
+        """The engine's body has ended; `healthy` says whether the stream in it had."""
+        return self._answer.complete
+
+    @property
+    def healthy(self) -> bool:
+        return self._meter.ended
+
+    def closing(self) -> bytes:
+        """What ends a healthy stream: the final frame, if there is one, and the end of the body."""
+        return framed(self._meter.final_frame()) + b"0\r\n\r\n"
+
+    def _reframed(self, data: bytes) -> bytes:
+        answer, splitter = self._answer, self._splitter
+        answer.feed(data)
+        events = self._meter.pass_on(splitter.feed(answer.take())) if answer.parts else b""
+        self._verbatim = answer.at_boundary and splitter.at_boundary
+        return framed(events)
+
+
+def framed(data: bytes) -> bytes:
+    """`data` as one HTTP/1.1 chunk; nothing for nothing."""
+    return b"%x\r\n%s\r\n" % (len(data), data) if data else b""
+
+
+def _whole_chunks(data: bytes) -> bool:
+    """Whether `data` is whole chunks, each of whole events and of a usual size."""
+    at, end = 0, len(data)
+    while at < end:
+        line_end = data.find(b"\r\n", at, at + 5)
+        size = _SIZES.get(data[at:line_end])
+        if size is None:
+            return False
+        at = line_end + 4 + size
+        if data[at - 4 : at] != _END_OF_EVENT_AND_CHUNK:
+            return False
+    return at == end
