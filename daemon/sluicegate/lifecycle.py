@@ -12,10 +12,10 @@ from .accept.asgi import Gate
 from .accept.server import Listening, bind
 from .account.ledger import Ledger
 from .admit.controller import Admission
-from .config.schema import Address, Config
+from .config.schema import Address, Config, TcpAddress, UnixAddress
 from .gpu.nvml import PyNvml
 from .gpu.sampler import sample_forever
-from .observe.foreign import foreign_loggers
+from .observe.foreign import describe, foreign_loggers
 from .observe.logs import Log, choose_format
 from .observe.metrics import Metrics
 from .openai.routes import ENDPOINTS
@@ -46,6 +46,11 @@ def serve(config: Config) -> int:
     try:
         with foreign_loggers(log):
             trio.run(_serve, config, metrics, log, strict_exception_groups=True)
+    except OSError:
+        raise  # the command line explains it
+    except Exception as error:
+        log.error("crashed", detail=describe(error))
+        raise
     finally:
         log.close()
     return 0
@@ -58,7 +63,7 @@ async def _serve(config: Config, metrics: Metrics, log: Log) -> None:
     with pump, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(gateway.run, [listener])
-            log.info("listening", detail=f"{config.listen}, engine at {config.engine.base_url}")
+            log.info("listening", detail=f"{_where(config, listener)}, engine at {config.engine.base_url}")
             await anext(signals)
             log.info(
                 "draining", detail=f"{gateway.ledger.open_count} requests open, at most {config.timeouts.drain_s:g} s"
@@ -68,6 +73,13 @@ async def _serve(config: Config, metrics: Metrics, log: Log) -> None:
             await gateway.stopped.wait()
             nursery.cancel_scope.cancel()
     log.info("stopped", detail=f"{gateway.ledger.settled} requests served or refused")
+
+
+def _where(config: Config, listener: trio.SocketListener) -> Address:
+    """Where the gateway listens, the port that the kernel chose for port 0 included."""
+    if isinstance(config.listen, UnixAddress):
+        return config.listen
+    return TcpAddress(config.listen.host, listener.socket.getsockname()[1])
 
 
 async def _cut_on_second(signals: AsyncIterator[int], gateway: "Gateway") -> None:

@@ -29,6 +29,7 @@ class Call:
     client: Client
     record: Record
     backend: Backend | None = None
+    started_at: float | None = None  # at the engine's disposal from then on; what deadlines and latencies count from
     splitter: EventSplitter = field(default_factory=EventSplitter)
 
 
@@ -72,8 +73,8 @@ class Pipeline:
             outcome = outcome or Outcome.CLIENT_STALLED
         finally:
             if outcome is None:  # cancelled, or found gone while it was sent to
-                queued = record.granted_at is None
-                outcome = Outcome.CLIENT_GONE_QUEUED if queued else Outcome.CLIENT_GONE_ACTIVE
+                active = call.started_at is not None
+                outcome = Outcome.CLIENT_GONE_ACTIVE if active else Outcome.CLIENT_GONE_QUEUED
             self.ledger.settle(record, outcome)
             if self._idle is not None and self.ledger.open_count == 0:
                 self._idle.set()
@@ -92,21 +93,21 @@ class Pipeline:
             record.model = facts.model if facts.model in self.backends.models else ""
         self.backends.choose()  # no engine: refused at the door, before it takes a slot or a place in the line
         if not request.endpoint.needs_slot:
-            record.granted_at = request.received_at
+            call.started_at = request.received_at
             return await self._relay(call, facts, body)
         ticket = self.admission.enter()
         try:
             if ticket.waiting:
                 record.queued_at, record.queue_position = ticket.arrived_at, ticket.position
                 await self.admission.wait(ticket)
-            record.granted_at = ticket.granted_at
+            call.started_at = record.granted_at = ticket.granted_at
             return await self._relay(call, facts, body)
         finally:
             self.admission.settle(ticket)
 
     async def _relay(self, call: Call, facts: Facts | None, body: bytes | AsyncIterator[bytes]) -> Outcome:
         timeouts = self.config.timeouts
-        patience = Patience(_known(call.record.granted_at) + timeouts.request_s)
+        patience = Patience(_known(call.started_at) + timeouts.request_s)
         if facts is not None and facts.stream:
             patience.extend(timeouts.first_token_s)
         self._running.add(patience)
@@ -150,7 +151,7 @@ class Pipeline:
         record = call.record
         usage_asked = facts is not None and facts.usage_asked
         clock = self.pump.clock if self.pump else trio.current_time
-        meter = StreamMeter(call.request.endpoint.dialect, usage_asked, clock, _known(record.granted_at))
+        meter = StreamMeter(call.request.endpoint.dialect, usage_asked, clock, _known(call.started_at))
         record.status = exchange.head.status
         try:
             await stream(exchange, call.client, meter, call.splitter, patience, self.config.timeouts.idle_s, self.pump)

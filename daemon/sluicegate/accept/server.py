@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import struct
@@ -183,7 +184,7 @@ def hypercorn_config(config: Config) -> HypercornConfig:
     """Hypercorn's own settings, from ours."""
     hypercorn = HypercornConfig()
     hypercorn.accesslog = None
-    hypercorn.errorlog = None
+    hypercorn.errorlog = logging.getLogger("hypercorn.error")
     hypercorn.include_server_header = False
     hypercorn.h11_max_incomplete_size = config.limits.header_max_bytes
     hypercorn.h2_max_header_list_size = config.limits.header_max_bytes

@@ -61,7 +61,8 @@ class Record:
         asked_at = self.received_at if self.queued_at is None else self.queued_at
         if self.granted_at is not None:
             return _span(asked_at, self.granted_at)
-        return _span(asked_at, self.ended_at) if self.outcome in _WAITED_IN_VAIN else None
+        waited_in_vain = self.queue_position is not None and self.outcome in _WAITED_IN_VAIN
+        return _span(asked_at, self.ended_at) if waited_in_vain else None
 
     @property
     def ttft_s(self) -> float | None:

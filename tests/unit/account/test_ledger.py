@@ -171,10 +171,19 @@ def test_a_refusal_at_the_door_has_no_latency_and_no_wait(book: Book) -> None:
 @pytest.mark.parametrize("outcome", [Outcome.SHED_QUEUE_TIMEOUT, Outcome.CLIENT_GONE_QUEUED])
 def test_waiting_in_vain_counts_as_waiting(book: Book, outcome: Outcome) -> None:
     record = book.ledger.open("r1", CHAT)
+    record.queue_position = 0
     book.clock.now = 1120.0
     book.ledger.settle(record, outcome)
     assert book.value("api_queue_wait_seconds_sum") == 120.0
     assert book.lines()[0]["queue_s"] == 120.0
+
+
+def test_turned_away_at_the_door_did_not_wait(book: Book) -> None:
+    record = book.ledger.open("r1", CHAT)
+    book.clock.now = 1000.5
+    book.ledger.settle(record, Outcome.SHED_QUEUE_TIMEOUT)
+    assert book.value("api_queue_wait_seconds_count") == 0
+    assert "queue_s" not in book.lines()[0]
 
 
 def test_served_without_a_slot_has_a_latency_and_no_wait(book: Book) -> None:
