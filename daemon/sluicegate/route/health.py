@@ -56,7 +56,7 @@ class HttpProbe:
         self._client = httpx2.AsyncClient(
             transport=httpx2.AsyncHTTPTransport(uds=uds, limits=httpx2.Limits(max_connections=1)),
             base_url="http://engine" if uds else f"http://{address}",
-            timeout=PROBE_TIMEOUT_S,
+            timeout=None,  # the whole probe has one deadline, in __call__
             trust_env=False,
         )
 
@@ -82,16 +82,16 @@ class HttpProbe:
         try:
             async with self._client.stream("GET", path) as response:
                 body = bytearray()
+                # To its end, whatever its size: httpx2's generators cannot be left in the middle without a warning.
                 async for part in response.aiter_bytes():
-                    body += part
-                    if len(body) > PROBE_ANSWER_MAX:
-                        raise ProbeUnwell(f"its answer to {path} is larger than {PROBE_ANSWER_MAX} bytes")
-        except httpx2.TimeoutException:
-            raise ProbeTimeout from None
+                    if len(body) <= PROBE_ANSWER_MAX:
+                        body += part
         except (httpx2.HTTPError, OSError) as error:
             raise ProbeRefused(str(error) or type(error).__name__) from None
         if response.status_code != 200:
             raise ProbeUnwell(f"{path} answers {response.status_code}")
+        if len(body) > PROBE_ANSWER_MAX:
+            raise ProbeUnwell(f"its answer to {path} is larger than {PROBE_ANSWER_MAX} bytes")
         return bytes(body)
 
 
@@ -99,6 +99,9 @@ async def watch(backend: Backend, probe: Probe, interval_s: float) -> None:
     """Keep `backend`'s state true by probing it each `interval_s` seconds (faster while not ready), for ever."""
     timeouts = 0
     while True:
+        # Before the probe: who finds the engine dead while one is under way knows better than its answer will.
+        wake = trio.Event()
+        backend.wake_prober = wake.set
         try:
             models, body = await probe()
         except ProbeTimeout:
@@ -112,7 +115,5 @@ async def watch(backend: Backend, probe: Probe, interval_s: float) -> None:
         else:
             timeouts = 0
             backend.ready(models, body)
-        wake = trio.Event()
-        backend.wake_prober = wake.set
         with trio.move_on_after(interval_s if backend.up else min(interval_s, NOT_READY_INTERVAL_S)):
             await wake.wait()
