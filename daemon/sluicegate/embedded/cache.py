@@ -12,6 +12,7 @@ next preparation. NAME carries the versions and a hash of the recipe: another re
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -117,17 +118,23 @@ def disk_full(cache: Path) -> EmbeddedError:
     )
 
 
+def unusable(cache: Path, error: OSError) -> EmbeddedError:
+    """What the system says to a file in the cache, as a sentence."""
+    if error.errno == errno.ENOSPC:
+        return disk_full(cache)
+    return EmbeddedError(
+        f"The cache {cache} cannot be used ({error.strerror}: {error.filename}): mend that, or name another directory "
+        "in SLUICEGATE_CACHE, and run it again."
+    )
+
+
 def usable(cache: Path) -> None:
     """Make the cache's directories, or say in a sentence why that is impossible."""
     try:
         for name in (*PARTS, "downloads", "logs"):
             (cache / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise EmbeddedError(
-            f"The cache directory {cache} cannot be made ({reason}): name another one in SLUICEGATE_CACHE and "
-            "run it again."
-        ) from error
+        raise unusable(cache, error) from error
 
 
 def bytes_under(directory: Path) -> int:

@@ -25,7 +25,7 @@ from .progress import Bar, Progress
 EXPECTED_START_S = 60.0
 # vLLM's own limit for its engine core (VLLM_ENGINE_READY_TIMEOUT_S), and what comes before it.
 START_DEADLINE_S = 900.0
-POLL_S = 0.25
+POLL_S = 0.1
 # A server that listens answers at once, unless it is frozen or wedged.
 ANSWER_S = 1.0
 # vLLM ends its engine core within 3 s of SIGTERM; with requests in flight it aborts them.

@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     woken = _wake_on(signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     guard = os.getpid()
 
-    def die_with_guard() -> None:
+    def die_with_guard() -> None:  # pragma: no cover -- between fork and exec nothing can be measured
         """In the child, before it becomes the program: no guard, no program."""
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != guard:

@@ -3,7 +3,6 @@
 The second time there is nothing to do: see cache.py for what makes that safe, parts.py for what is installed.
 """
 
-import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,8 +46,11 @@ def prepare(cache: Path, progress: Progress, *, cpu: bool = False, outside: Outs
     if not all(map(store.is_whole, parts)):
         if device == "gpu":
             hardware.require_gpu_tools(found)
-        with store.lock(cache, progress.say) as lock:
-            _make(parts, Preparation(cache, recipe, progress, outside, lock))
+        try:
+            with store.lock(cache, progress.say) as lock:
+                _make(parts, Preparation(cache, recipe, progress, outside, lock))
+        except OSError as error:
+            raise store.unusable(cache, error) from error
     return EnginePaths(python_of(engine), model, recipe.served_name, device)
 
 
@@ -66,12 +68,7 @@ def _make(parts: Sequence[Path], this: Preparation) -> None:
     store.discard(this.cache / "downloads" / "tmp")
     this.require_space(*(sizes for _, _, sizes in todo))
     this.pip.log.write_text("")
-    try:
-        for part, fill, _ in todo:
-            store.make(part, partial(fill, this))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise store.disk_full(this.cache) from error
+    for part, fill, _ in todo:
+        store.make(part, partial(fill, this))
     # Kept while a preparation may be interrupted, of no use after it.
     store.discard(this.cache / "downloads")

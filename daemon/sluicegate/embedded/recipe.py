@@ -61,10 +61,6 @@ class Recipe:
         object.__setattr__(self, "engine", f"vllm-{self.version}-{self.device}-{python}-{_digest(*contents)}")
         object.__setattr__(self, "model", f"{_slug(self.served_name)}-{_digest(self.source)}")
 
-    @property
-    def ships_in_a_wheel(self) -> bool:
-        return self.source == CPU_MODEL_WHEEL
-
 
 def choose(device: Device, environ: Mapping[str, str]) -> Recipe:
     """The recipe for this device; MODEL, MODEL_NAME and VLLM_VERSION (on a GPU) override its model and version."""

@@ -203,11 +203,12 @@ def test_says_that_the_disk_filled_up_meanwhile(world: World, script: dict[str, 
     assert list((world.cache / "engines").iterdir()) == []
 
 
-def test_lets_other_faults_of_the_system_through(world: World) -> None:
-    world.python.unlink()
-    (world.cache / "logs" / "prepare.log").mkdir(parents=True)
-    with pytest.raises(IsADirectoryError):
-        prepared(world)
+def test_says_what_else_the_system_refuses(world: World) -> None:
+    log = world.cache / "logs" / "prepare.log"
+    log.mkdir(parents=True)
+    assert refusal(world).startswith(
+        f"The cache {world.cache} cannot be used (Is a directory: {log}): mend that, or name"
+    )
 
 
 def test_says_that_there_is_no_network(world: World) -> None:
@@ -278,7 +279,7 @@ def test_says_how_a_silent_program_ended(world: World) -> None:
 
 def test_says_that_the_cache_cannot_be_made(world: World) -> None:
     world.cache.write_text("a file")
-    assert f"The cache directory {world.cache} cannot be made (not a directory): name another" in refusal(world)
+    assert f"The cache {world.cache} cannot be used (Not a directory: {world.cache}/engines): mend" in refusal(world)
 
 
 def test_serves_a_directory_with_a_model_as_it_is(world: World, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@ import io
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
+from sluicegate.embedded.parts import Outside
 from sluicegate.embedded.run import Machine, main
 from tests.unit.embedded.world import PATIENCE_S, World
 
@@ -275,6 +277,12 @@ def test_leaves_the_sockets_of_another_run_alone(world: World) -> None:
     (directory / "engine-1.sock").touch()
     assert Result(world, "--once").status == 0
     assert os.listdir(directory) == ["engine-1.sock"]
+
+
+def test_by_default_it_runs_on_this_machine() -> None:
+    machine = Machine()
+    assert machine.outside == Outside(os.environ, Path(sys.executable))
+    assert machine.gateway == (sys.executable, "-m", "sluicegate", "serve")
 
 
 def test_help_names_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
