@@ -1,17 +1,19 @@
 """The gateway under test, in the test's own process: over real sockets, or without any on virtual time."""
 
-import dataclasses
 import functools
 import json
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from typing import Any
 
 import trio
+
 from sluicegate import __version__
 from sluicegate.accept.server import bind
-from sluicegate.config.schema import Address, Config, TcpAddress, UnixAddress
+from sluicegate.config.address import parse_engine
+from sluicegate.config.schema import Address, Config, TcpAddress
+from sluicegate.config.settings import SETTINGS, build
 from sluicegate.exchange import ClientGone, ClientStalled, Endpoint, Headers, Request
 from sluicegate.lifecycle import Gateway
 from sluicegate.observe.logs import Log
@@ -25,29 +27,23 @@ from tests.fakes.engine import FakeEngine
 
 CHAT = "/v1/chat/completions"
 
+#: No test needs as long (seconds): one that hangs fails instead.
+PATIENCE_S = 30.0
+
+#: The same on virtual time, on which the gateway's longest deadlines are minutes.
+VIRTUAL_PATIENCE_S = 3600.0
+
 
 def configuration(engine: str = "http://127.0.0.1:1", **settings: Any) -> Config:
     """A Config whose engine is at `engine` (http://host:port or unix:/path).
 
     `settings` are fields of any table: their names are unique over the schema. Probes are frequent unless told.
     """
-    settings = {"probe_interval_s": 0.2, "listen": TcpAddress("127.0.0.1", 0)} | settings
-    if engine.startswith("unix:"):
-        address: Address = UnixAddress(engine.removeprefix("unix:"))
-    else:
-        host, _, port = engine.removeprefix("http://").rpartition(":")
-        address = TcpAddress(host, int(port))
-    config = Config()
-    tables: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value) and field.name != "listen":
-            names = {f.name for f in dataclasses.fields(value)}
-            tables[field.name] = dataclasses.replace(  # type: ignore[type-var]
-                value, **{name: settings.pop(name) for name in list(settings) if name in names}
-            )
-    tables["engine"] = dataclasses.replace(tables["engine"], base_url=address)
-    return dataclasses.replace(config, **tables, **settings)
+    values: dict[str, Any] = {"listen": TcpAddress("127.0.0.1", 0), "probe_interval_s": 0.2, **settings}
+    values["base_url"] = parse_engine(engine)
+    config = build({setting.key: values.pop(setting.name) for setting in SETTINGS.values() if setting.name in values})
+    assert not values, f"no such settings: {values}"
+    return config
 
 
 class WatchedGateway(Gateway):
@@ -108,11 +104,9 @@ class Running:
 
 @asynccontextmanager
 async def open_gateway(config: Config, *, wait_ready: bool = True) -> AsyncIterator[Running]:
-    """A gateway on a real socket (config.listen; port 0: any), until the block ends."""
+    """A gateway on a real socket (config.listen; port 0: any), until the block ends, or fails for taking too long."""
     pump = Pump(config.timeouts.idle_s, config.timeouts.client_stall_s)
-    with pump, tempfile.TemporaryFile("w+") as log_file:
-        metrics = Metrics(ENDPOINTS, __version__)
-        log = Log("json", "debug", log_file.fileno(), on_drop=metrics.log_line_dropped)
+    with trio.fail_after(PATIENCE_S), pump, _open_log() as (metrics, log, log_file):
         gateway = WatchedGateway(config, metrics, log, pump=pump)
         listener = bind(config.listen)
         if isinstance(config.listen, TcpAddress):
@@ -124,11 +118,9 @@ async def open_gateway(config: Config, *, wait_ready: bool = True) -> AsyncItera
             await nursery.start(gateway.run, [listener])
             running = Running(gateway, log_file, base_url)
             if wait_ready:
-                with trio.fail_after(5):
-                    await running.engine_state(EngineState.UP)
+                await running.engine_state(EngineState.UP)
             yield running
             nursery.cancel_scope.cancel()
-        log.close()
 
 
 @asynccontextmanager
@@ -137,9 +129,7 @@ async def simulate(engine: FakeEngine, **settings: Any) -> AsyncIterator[Running
 
     Everything waits on trio's clock, so that with `autojump_clock` time is virtual.
     """
-    with tempfile.TemporaryFile("w+") as log_file:
-        metrics = Metrics(ENDPOINTS, __version__)
-        log = Log("json", "debug", log_file.fileno(), on_drop=metrics.log_line_dropped)
+    with trio.fail_after(VIRTUAL_PATIENCE_S), _open_log() as (metrics, log, log_file):
         make_dial = functools.partial(memory_dial, engine)
         gateway = WatchedGateway(configuration(**settings), metrics, log, make_dial, MemoryProbe.of(engine))
         async with trio.open_nursery() as nursery:
@@ -153,7 +143,15 @@ async def simulate(engine: FakeEngine, **settings: Any) -> AsyncIterator[Running
             nursery.cancel_scope.cancel()
         for pool in gateway.pools.values():
             pool.close_idle()
-        log.close()
+
+
+@contextmanager
+def _open_log() -> Iterator[tuple[Metrics, Log, Any]]:
+    metrics = Metrics(ENDPOINTS, __version__)
+    with tempfile.TemporaryFile("w+") as log_file:
+        log = Log("json", "debug", log_file.fileno(), on_drop=metrics.log_line_dropped)
+        with closing(log):
+            yield metrics, log, log_file
 
 
 class MemoryWire:
@@ -194,7 +192,7 @@ class MemoryProbe:
 
     @classmethod
     def of(cls, engine: FakeEngine) -> Any:
-        return lambda address: cls(engine)
+        return lambda _address: cls(engine)
 
     async def __aenter__(self) -> "MemoryProbe":
         return self

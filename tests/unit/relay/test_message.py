@@ -1,0 +1,79 @@
+"""What crosses the gate in headers: an allow-list in, everything but the hop's own out."""
+
+from sluicegate.exchange import Dialect, Endpoint, Headers, Request
+from sluicegate.relay.message import answer_headers, request_head
+from tests.harness import SimBody
+
+
+def request(headers: Headers) -> Request:
+    return Request("id-1", Endpoint("/v1/chat/completions", Dialect.CHAT), headers, SimBody(b""), 0.0)
+
+
+def fields(head: bytes) -> list[bytes]:
+    assert head.endswith(b"\r\n\r\n")
+    return head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+
+
+def test_only_what_the_engine_needs_reaches_it() -> None:
+    passed: Headers = [
+        (b"content-type", b"application/json"),
+        (b"accept", b"text/event-stream"),
+        (b"authorization", b"Bearer k"),
+        (b"x-api-key", b"k"),
+        (b"anthropic-version", b"2023-06-01"),
+        (b"anthropic-beta", b"b"),
+        (b"traceparent", b"00-1-2-01"),
+        (b"tracestate", b"a=b"),
+        (b"user-agent", b"u"),
+    ]
+    stopped: Headers = [
+        (b"host", b"gateway"),
+        (b"connection", b"keep-alive, x-secret"),
+        (b"content-length", b"999"),
+        (b"transfer-encoding", b"chunked"),
+        (b"expect", b"100-continue"),
+        (b"upgrade", b"h2c"),
+        (b"te", b"trailers"),
+        (b"cookie", b"c=1"),
+        (b"accept-encoding", b"gzip"),
+        (b"x-request-id", b"forged"),
+        (b"x-forwarded-for", b"1.2.3.4"),
+        (b"x-priority", b"1"),
+    ]
+    head = request_head(request([*passed, *stopped]), 7)
+    assert fields(head) == [
+        b"POST /v1/chat/completions HTTP/1.1",
+        b"host: engine",
+        *[b"%s: %s" % field for field in passed],
+        b"x-request-id: id-1",
+        b"content-length: 7",
+    ]
+
+
+def test_a_body_of_unknown_length_is_chunked() -> None:
+    lines = fields(request_head(request([]), None))
+    assert lines[-1] == b"transfer-encoding: chunked"
+    assert not any(line.startswith(b"content-length") for line in lines)
+
+
+def test_an_empty_body_has_a_length() -> None:
+    assert fields(request_head(request([]), 0))[-1] == b"content-length: 0"
+
+
+def test_the_client_gets_all_but_what_belongs_to_the_hop_or_is_the_gateways_to_say() -> None:
+    kept: Headers = [(b"content-type", b"application/json"), (b"x-engine", b"1"), (b"x-engine", b"2")]
+    hop = [
+        "connection",
+        "content-length",
+        "date",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-connection",
+        "server",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-request-id",
+    ]
+    assert answer_headers([*kept, *[(name.encode(), b"x") for name in hop]]) == kept
