@@ -10,9 +10,8 @@ from tests.unit.relay.scripted import ScriptedWire
 
 REQUEST = b"POST /v1/x HTTP/1.1\r\n\r\n"
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-Two: a\r\nx-two: b\r\n\r\nhello"
-CHUNKED = (
-    b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nhel\r\n2;note=1\r\nlo\r\n0\r\nx-trailer: 1\r\n\r\n"
-)
+CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+CHUNKED = CHUNKED_HEAD + b"3\r\nhel\r\n2;note=1\r\nlo\r\n0\r\nx-trailer: 1\r\n\r\n"
 UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\n\r\nhello"
 CLOSING = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello"
 OLD = b"HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello"
