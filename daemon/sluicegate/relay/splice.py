@@ -95,7 +95,7 @@ def _whole_chunks(data: bytes) -> bool:
     while at < end:
         line_end = data.find(b"\r\n", at, at + 5)
         size = _SIZES.get(data[at:line_end])
-        if size is None:
+        if size is None or line_end < 0:  # a read may end within a size line: there is no end to count from then
             return False
         at = line_end + 4 + size
         if data[at - 4 : at] != _END_OF_EVENT_AND_CHUNK:
