@@ -223,6 +223,7 @@ class Answer:
             self.surplus = True
         elif not self.head.status:
             self.head = AnswerHead(self._parser.get_status_code(), self._headers)
+            self._headers = []  # what comes now are trailers, and no headers (RFC 9110, 6.5.1)
 
     def on_body(self, body: bytes) -> None:
         if not self.complete:
