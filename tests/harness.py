@@ -1,6 +1,7 @@
 """The gateway under test, in the test's own process: over real sockets, or without any on virtual time."""
 
 import functools
+import itertools
 import json
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -268,12 +269,15 @@ class SimClient:
             raise ClientStalled
 
 
+_SIM_IDS = itertools.count()
+
+
 def sim_request(body: dict[str, Any] | bytes, path: str = CHAT, headers: Headers | None = None) -> Request:
     """A request for `gateway.pipeline.handle`."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     endpoint: Endpoint = ENDPOINTS[path]
     fields = [(b"content-type", b"application/json"), *(headers or [])]
-    return Request(f"sim-{trio.current_time():.3f}", endpoint, fields, SimBody(raw), trio.current_time())
+    return Request(f"sim-{next(_SIM_IDS)}", endpoint, fields, SimBody(raw), trio.current_time())
 
 
 def chat(stream: bool = False, **members: Any) -> dict[str, Any]:

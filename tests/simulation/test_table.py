@@ -1,0 +1,178 @@
+"""The issue's table, row by row, on virtual time."""
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from sluicegate.config.schema import QueueMode
+from sluicegate.outcome import Outcome
+from sluicegate.route.backends import EngineState
+from tests.fakes.engine import open_engine
+from tests.fakes.script import BEFORE_HEAD, Behaviour, Fault, Kind
+from tests.harness import simulate
+from tests.simulation.visiting import Visitor, arrive, question, visit
+
+
+async def test_slot_free_goes_at_once(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine, simulate(engine, max_active=1) as running:
+        visitor = await visit(running, question())
+        assert (visitor.outcome, visitor.client.status, visitor.took_s) == ("served", 200, 0.0)
+        assert visitor.json["object"] == "chat.completion"
+        assert visitor.log["queue_s"] is None or visitor.log["queue_s"] == 0.0
+        running.assert_at_rest()
+
+
+async def test_queue_mode_and_the_queue_is_full_429(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine, simulate(engine, max_active=1, queue_max=2) as running:
+        engine.script.default = Behaviour(prefill_s=10.0)
+        async with trio.open_nursery() as nursery:
+            holder, first, second, third = [Visitor(running, question()) for _ in range(4)]
+            await arrive(nursery, holder, first, second, third)
+            assert third.refused(Outcome.SHED_QUEUE_FULL, 429)
+            assert third.took_s == 0.0
+            assert third.retry_after == b"1"
+        assert [visitor.took_s for visitor in (holder, first, second)] == pytest.approx([10.0, 20.0, 30.0])
+        assert running.outcomes() == {"served": 3, "shed_queue_full": 1}
+        running.assert_at_rest()
+
+
+async def test_queue_mode_and_waited_queue_timeout_503(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine, simulate(engine, max_active=1, queue_timeout_s=7.0) as running:
+        engine.script.default = Behaviour(prefill_s=20.0)
+        async with trio.open_nursery() as nursery:
+            holder, waiter = Visitor(running, question()), Visitor(running, question())
+            await arrive(nursery, holder, waiter)
+        assert waiter.refused(Outcome.SHED_QUEUE_TIMEOUT, 503)
+        assert waiter.took_s == pytest.approx(7.0)
+        assert waiter.log["queue_s"] == pytest.approx(7.0)
+        assert len(engine.posts()) == 1, "who waited in vain never reached the engine"
+        running.assert_at_rest()
+
+
+async def test_reject_mode_and_no_slot_429(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine, simulate(engine, max_active=1, queue_mode=QueueMode.REJECT) as running:
+        engine.script.default = Behaviour(prefill_s=10.0)
+        await visit(running, question())
+        async with trio.open_nursery() as nursery:
+            holder, late = Visitor(running, question()), Visitor(running, question())
+            await arrive(nursery, holder, late)
+            assert late.refused(Outcome.SHED_BUSY, 429)
+            assert late.took_s == 0.0
+            assert late.retry_after == b"10", "one slot, held 10 s each time"
+        assert holder.outcome == "served"
+        running.assert_at_rest()
+
+
+async def test_engine_unreachable_503_at_the_door_without_taking_a_slot(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine:
+        engine.refusing = True
+        async with simulate(engine, max_active=1) as running:
+            visitor = await visit(running, question())
+            assert visitor.refused(Outcome.ENGINE_UNAVAILABLE, 503)
+            assert visitor.retry_after == b"5"
+            assert visitor.log.get("queue_s") is None
+            assert running.gateway.admission.view().slot_time_s is None, "a slot was taken"
+
+
+async def test_engine_without_a_loaded_model_503_at_the_door(autojump_clock: MockClock) -> None:
+    async with open_engine(model="") as engine, simulate(engine) as running:
+        await running.engine_state(EngineState.DEGRADED)
+        visitor = await visit(running, question())
+        assert visitor.refused(Outcome.ENGINE_UNAVAILABLE, 503)
+        assert "no model loaded" in visitor.json["error"]["message"]
+        assert engine.posts() == []
+
+
+@pytest.mark.parametrize("kind", [Kind.CLOSE, Kind.RESET, Kind.GARBAGE, Kind.HUGE_HEAD])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_engine_breaks_before_its_head_502(autojump_clock: MockClock, kind: Kind, stream: bool) -> None:
+    async with open_engine() as engine, simulate(engine) as running:
+        engine.script.next(Behaviour(fault=Fault(kind, BEFORE_HEAD)))
+        visitor = await visit(running, question(stream=stream))
+        assert visitor.refused(Outcome.ENGINE_ERROR, 502)
+        assert (await visit(running, question())).outcome == "served"
+        running.assert_at_rest()
+
+
+@pytest.mark.parametrize(("status", "answered"), [(500, 502), (501, 502), (504, 502), (503, 503)])
+async def test_engine_fails_with_a_status_of_its_own(autojump_clock: MockClock, status: int, answered: int) -> None:
+    async with open_engine() as engine, simulate(engine) as running:
+        engine.script.next(Behaviour(fault=Fault(Kind.STATUS, status=status)))
+        visitor = await visit(running, question(stream=True))
+        assert visitor.refused(Outcome.ENGINE_ERROR, answered)
+        assert visitor.retry_after == (b"5" if answered == 503 else None)
+        running.assert_at_rest()
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [({"model": "no-such-model"}, 404), ({"messages": "not a list"}, 400), ({"stream_options": {"x": 1}}, 400)],
+)
+async def test_the_engines_own_4xx_pass_through_unchanged(
+    autojump_clock: MockClock, body: dict[str, object], status: int
+) -> None:
+    async with open_engine() as engine, simulate(engine) as running:
+        visitor = await visit(running, question() | body)
+        assert (visitor.outcome, visitor.client.status) == ("invalid", status)
+        assert visitor.client.header(b"x-sluicegate-outcome") is None
+        assert visitor.json["error"]["code"] == status, "vLLM's own body"
+        running.assert_at_rest()
+
+
+async def test_request_timeout_over_before_the_head_504(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine, simulate(engine, request_s=30.0) as running:
+        engine.script.next(Behaviour(prefill_s=100.0))
+        visitor = await visit(running, question())
+        assert visitor.refused(Outcome.TIMEOUT_TOTAL, 504)
+        assert visitor.took_s == pytest.approx(30.0)
+        await engine.until(lambda: (engine.running, engine.aborted) == (0, 1))
+        running.assert_at_rest()
+
+
+async def test_request_timeout_over_after_the_head_a_terminal_error_event(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine, simulate(engine, request_s=30.0) as running:
+        engine.script.next(Behaviour(token_interval_s=1.0, tokens=100))
+        visitor = await visit(running, question(stream=True))
+        assert (visitor.outcome, visitor.client.status) == ("timeout_total", 200)
+        assert visitor.took_s == pytest.approx(30.0)
+        assert visitor.data()[-1]["error"]["code"] == "timeout_total"
+        assert "[DONE]" not in visitor.data()
+        assert visitor.client.finished
+        await engine.until(lambda: (engine.running, engine.aborted) == (0, 1))
+        running.assert_at_rest()
+
+
+async def test_client_gone_while_waiting_is_out_of_the_queue_at_once(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine, simulate(engine, max_active=1, queue_max=1) as running:
+        engine.script.default = Behaviour(prefill_s=10.0)
+        async with trio.open_nursery() as nursery:
+            holder, waiter, next_one = [Visitor(running, question()) for _ in range(3)]
+            await arrive(nursery, holder, waiter)
+            assert running.gateway.admission.waiting == 1
+            waiter.leave()
+            await wait_all_tasks_blocked()
+            assert running.gateway.admission.waiting == 0
+            await arrive(nursery, next_one)
+            assert waiter.outcome == "client_gone_queued"
+            assert running.gateway.admission.waiting == 1, "the place was free for the next one"
+        assert next_one.outcome == "served"
+        assert len(engine.posts()) == 2
+        running.assert_at_rest()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_client_gone_while_active_aborts_the_engines_request_and_frees_the_slot(
+    autojump_clock: MockClock, stream: bool
+) -> None:
+    async with open_engine() as engine, simulate(engine, max_active=1) as running:
+        engine.script.next(Behaviour(token_interval_s=1.0, tokens=1000))
+        async with trio.open_nursery() as nursery:
+            leaver, next_one = Visitor(running, question(stream=stream)), Visitor(running, question())
+            await arrive(nursery, leaver, next_one)
+            await engine.until(lambda: engine.generation_tokens == 5)
+            leaver.leave()
+        assert leaver.outcome == "client_gone_active"
+        assert next_one.outcome == "served"
+        assert next_one.took_s == pytest.approx(4.0), "in the very moment in which the other one left"
+        await engine.until(lambda: (engine.running, engine.aborted) == (0, 1))
+        running.assert_at_rest()
