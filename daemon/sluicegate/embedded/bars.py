@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Columns
 
 from .progress import Bar, Unit, amounts, share
@@ -26,9 +26,9 @@ class RichProgress:
         start = time.monotonic()
         columns = Columns(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
+            # Narrow: all of it fits into the 80 columns of a plain terminal, with a long package name too.
+            BarColumn(bar_width=14),
             TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
             TextColumn("{task.fields[detail]}", markup=False),
             console=self._console,
             transient=True,

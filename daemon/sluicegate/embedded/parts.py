@@ -120,7 +120,7 @@ def _make_environment(this: Preparation, engine: Path) -> None:
 
 
 def _install_cpu_engine(this: Preparation, pip: Pip, engine: Path) -> None:
-    what = f"vLLM {this.recipe.version} for the CPU"
+    what = f"vLLM {this.recipe.version} (CPU)"
     pins = engine / "pins.txt"
     pins.write_text(PINS)
     exactly = ["--no-deps", "--requirement", str(pins)]

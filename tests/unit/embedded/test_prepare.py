@@ -67,7 +67,7 @@ def test_keeps_pip_away_from_foreign_modules_and_small_disks(world: World) -> No
 
 def test_an_interrupted_download_is_kept_for_the_next_time(world: World) -> None:
     world.script(install=[1])
-    assert "pip could not install vLLM 0.32.0 for the CPU (it gave no reason)" in refusal(world)
+    assert "pip could not install vLLM 0.32.0 (CPU) (it gave no reason)" in refusal(world)
     assert (world.cache / "downloads").exists()
 
 
