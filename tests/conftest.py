@@ -1,0 +1,35 @@
+"""What tests in several folders share: the real engine, started by the first test that asks for it."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from sluicegate.embedded.cache import default_cache
+from sluicegate.embedded.prepare import EnginePaths, prepare
+from sluicegate.embedded.progress import for_stream
+from tests.engine.real import RealEngine
+
+
+@pytest.fixture(scope="session")
+def engine_paths(pytestconfig: pytest.Config) -> EnginePaths:
+    """The prepared engine; on a fresh machine this takes minutes, which are shown."""
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        return prepare(default_cache(os.environ), for_stream(sys.stderr), cpu=True)
+
+
+@pytest.fixture(scope="session")
+def _shared_engine(engine_paths: EnginePaths, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
+    engine = RealEngine(engine_paths, tmp_path_factory.mktemp("engine") / "engine.log")
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def real_engine(_shared_engine: RealEngine) -> RealEngine:
+    """vLLM on the CPU, ready: one process for the whole session. The first test waits for it, about a minute."""
+    _shared_engine.ensure_running()
+    return _shared_engine

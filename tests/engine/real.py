@@ -1,0 +1,103 @@
+"""The real vLLM that the tests share: one process, on a port of the loopback address, prepared if it must be."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import trio
+
+from sluicegate.embedded.engine import EmbeddedEngine
+from sluicegate.embedded.prepare import EnginePaths
+from tests.contract.target import Numbers, Target
+
+#: With few places in its batch its own queue is in reach of a test. With few tokens to a step a long prompt takes many
+#: steps: an engine drops an aborted request between two of them and not before, and the prompt of 1,900 tokens would
+#: be one step of seconds on two cores, where a GPU needs some tens of milliseconds.
+SEQUENCES = 4
+STEP_TOKENS = 64
+FLAGS = ("--max-num-seqs", str(SEQUENCES), "--max-num-batched-tokens", str(STEP_TOKENS))
+
+#: OpenMP's threads wait by spinning otherwise, on the cores that the gateway and the tests need: measured beside other
+#: work, 5 tokens/s with spinning and 23 without.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+#: An engine's numbers are only to be had by asking for them. Each answer costs it 5 ms of the core on which it also
+#: takes requests in, so they are not asked for back to back; a fifth of the shortest time that a test asserts.
+POLL_S = 0.05
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def engine_environment() -> dict[str, str]:
+    """The environment of an engine under test."""
+    return {**os.environ, **ENVIRONMENT}
+
+
+class RealEngine:
+    """vLLM on the CPU with SmolLM2. It can be killed and started again, on the same port."""
+
+    def __init__(self, paths: EnginePaths, log: Path) -> None:
+        self.engine = EmbeddedEngine(paths, port=free_port(), extra_args=FLAGS, log=log, environ=engine_environment())
+        self.base_url = self.engine.base_url
+        self.model = self.engine.served_name
+        self._started = False
+
+    def __repr__(self) -> str:
+        return repr(self.engine)
+
+    @property
+    def target(self) -> Target:
+        """What raw requests and questions are made with."""
+        return Target(self.base_url, self.model)
+
+    def ensure_running(self) -> None:
+        """Start it unless it runs, and wait until it is ready: a test that kills it need not start it for the next."""
+        if self._started and self.engine.wait(0) is None:
+            return
+        self.start()
+        self.engine.wait_ready()
+
+    def start(self) -> None:
+        """Start it without waiting for it."""
+        self._started = True
+        self.engine.start()
+
+    def kill(self) -> None:
+        """SIGKILL to its process group; returns when none of its processes is left."""
+        self.engine.kill()
+
+    def stop(self) -> None:
+        """End it, if it was ever started."""
+        if self._started:
+            self.engine.stop()
+
+
+async def until(target: Target, predicate: Callable[[Numbers], bool]) -> Numbers:
+    """Ask the engine for its numbers until `predicate` holds for them. Give it a deadline from outside."""
+    async with target.client() as client:
+        while not predicate(numbers := await target.numbers(client)):  # noqa: ASYNC110 (another process's state)
+            await trio.sleep(POLL_S)
+        return numbers
+
+
+async def until_status(client: httpx2.AsyncClient, path: str, status: int) -> None:
+    """Ask a process that is not ours until it answers so: it has no other way to say that it is ready."""
+    while True:
+        try:
+            if (await client.get(path)).status_code == status:
+                return
+        except httpx2.TransportError:
+            pass
+        await trio.sleep(POLL_S)
+
+
+def idle(numbers: Numbers) -> bool:
+    """Nothing runs or waits in the engine."""
+    return numbers.running == numbers.waiting == 0

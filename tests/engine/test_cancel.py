@@ -1,0 +1,182 @@
+"""A client that leaves takes nothing with it: its slot and the engine's work on its request end at once.
+
+Half a second is what is asserted: less than a person waits, and much more than the way takes (a hang-up's packet, the
+gateway's cancellation, the engine's notice, and the engine's step under way, after which it drops the request).
+Measured on two idle cores: see MEASURED in each test's report (`pytest -rP`).
+"""
+
+import itertools
+import random
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import trio
+
+from tests.contract.raw import post
+from tests.contract.target import DIALECTS, PATIENCE_S, Numbers, Target
+from tests.engine.leavers import WAYS, Leaver, come
+from tests.engine.real import POLL_S, SEQUENCES, idle, until
+from tests.harness import Running, configuration, open_gateway
+
+pytestmark = pytest.mark.engine
+
+#: From the client's leaving until its slot is free, and until the engine has nothing of it any more (seconds).
+GONE_S = 0.5
+
+#: More than any test here lets the model write, so that no answer is over before its client leaves.
+ENDLESS = 1800
+
+_seeds = itertools.count()
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds from leaving: until the gateway was seen without it, and until the engine was."""
+
+    gateway_s: float
+    engine_s: float
+
+
+async def leave(
+    running: Running, engine: Target, leaver: Leaver, active: int = 0, engine_rests: Callable[[Numbers], bool] = idle
+) -> Latency:
+    """Let `leaver` go; how long its traces last. `active`, `engine_rests`: what is right without it."""
+    admission = running.gateway.admission
+    gateway_s = engine_s = None
+    async with engine.client() as client:
+        await engine.numbers(client)  # the connection is there before the clock runs
+        left_at = trio.current_time()
+        await leaver.leave()
+        while gateway_s is None or engine_s is None:
+            if gateway_s is None and (admission.active, admission.waiting) == (active, 0):
+                gateway_s = trio.current_time() - left_at
+            if engine_s is None and engine_rests(await engine.numbers(client)):
+                engine_s = trio.current_time() - left_at
+            await trio.sleep(POLL_S / 5)
+    print(f"MEASURED gateway {gateway_s:.3f} s, engine {engine_s:.3f} s")
+    return Latency(gateway_s, engine_s)
+
+
+async def assert_open(running: Running, engine: Target) -> None:
+    """The only slot is free: a request is answered through it."""
+    body = engine.question("chat", limit=1)
+    answer = await Target(running.base_url, engine.model).ask(post(DIALECTS["chat"], body))
+    assert answer.status == 200
+    await running.settled()
+    running.assert_at_rest()
+
+
+def endless(engine: Target, *, stream: bool = True) -> dict[str, Any]:
+    return engine.question("chat", limit=ENDLESS, ignore_eos=True, stream=stream)
+
+
+def long_prompt(engine: Target) -> dict[str, Any]:
+    """A prompt that the engine is busy with for seconds, new each time so that its prefix cache does not know it."""
+    tokens = random.Random(next(_seeds)).choices(range(1000, 40000), k=1900)
+    return {"model": engine.model, "prompt": tokens, "max_tokens": 4, "stream": True}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_in_mid_stream(engine: Target, way: str) -> None:
+    async with open_gateway(configuration(engine.base_url, max_active=1)) as running:
+        with trio.fail_after(PATIENCE_S):
+            async with await come(way, running.base_url) as leaver:
+                await leaver.ask(DIALECTS["chat"], endless(engine))
+                await leaver.receive_events(6)
+                latency = await leave(running, engine, leaver)
+                assert running.outcomes() == {"client_gone_active": 1}
+                await assert_open(running, engine)
+    assert latency.gateway_s < GONE_S
+    assert latency.engine_s < GONE_S
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_during_prefill(engine: Target, way: str) -> None:
+    async with open_gateway(configuration(engine.base_url, max_active=1)) as running:
+        with trio.fail_after(PATIENCE_S):
+            async with await come(way, running.base_url) as leaver, engine.client() as client:
+                before = await engine.numbers(client)
+                await leaver.ask(DIALECTS["completions"], long_prompt(engine))
+                await until(engine, lambda numbers: numbers.running == 1)
+                latency = await leave(running, engine, leaver)
+                after = await engine.numbers(client)
+                # No token: the client left before the end of its prefill, and it never came to that end.
+                assert after.generation_tokens == before.generation_tokens
+                assert running.outcomes() == {"client_gone_active": 1}
+                await assert_open(running, engine)
+    assert latency.gateway_s < GONE_S
+    assert latency.engine_s < GONE_S
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_during_a_request_without_stream(engine: Target, way: str) -> None:
+    async with open_gateway(configuration(engine.base_url, max_active=1)) as running:
+        with trio.fail_after(PATIENCE_S):
+            async with await come(way, running.base_url) as leaver, engine.client() as client:
+                before = await engine.numbers(client)
+                await leaver.ask(DIALECTS["chat"], endless(engine, stream=False))
+                await until(engine, lambda numbers: numbers.generation_tokens > before.generation_tokens)
+                latency = await leave(running, engine, leaver)
+                assert running.outcomes() == {"client_gone_active": 1}
+                await assert_open(running, engine)
+    assert latency.gateway_s < GONE_S
+    assert latency.engine_s < GONE_S
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_while_it_waits_in_the_queue(engine: Target, way: str) -> None:
+    async with open_gateway(configuration(engine.base_url, max_active=1)) as running:
+        with trio.fail_after(PATIENCE_S):
+            async with await come("fast", running.base_url) as holder, await come(way, running.base_url) as leaver:
+                await holder.ask(DIALECTS["chat"], endless(engine))
+                await holder.receive_events(2)
+                await leaver.ask(DIALECTS["chat"], endless(engine))
+                await enter(running, active=1, waiting=1)
+                first = await leave(running, engine, leaver, 1, lambda numbers: numbers.running == 1)
+                assert running.outcomes() == {"client_gone_queued": 1}
+                # Whom it left behind is served on, and nobody has taken its slot away.
+                await holder.receive_events(20)
+                second = await leave(running, engine, holder)
+                assert running.outcomes() == {"client_gone_queued": 1, "client_gone_active": 1}
+                await assert_open(running, engine)
+    for latency in (first, second):
+        assert latency.gateway_s < GONE_S
+        assert latency.engine_s < GONE_S
+
+
+async def test_while_it_waits_in_the_engine(engine: Target) -> None:
+    """More slots than the engine's batch has places: the last one waits in the engine's own queue."""
+    slots = SEQUENCES + 1
+    async with open_gateway(configuration(engine.base_url, max_active=slots)) as running, AsyncExitStack() as stack:
+        with trio.fail_after(PATIENCE_S):
+            clients = [await stack.enter_async_context(await come("fast", running.base_url)) for _ in range(slots)]
+            for client in clients[:-1]:
+                await client.ask(DIALECTS["chat"], endless(engine))
+            await until(engine, lambda numbers: numbers.running == SEQUENCES)
+            await clients[-1].ask(DIALECTS["chat"], endless(engine))
+            await until(engine, lambda numbers: numbers.waiting == 1)
+            latency = await leave(
+                running,
+                engine,
+                clients[-1],
+                SEQUENCES,
+                lambda numbers: (numbers.running, numbers.waiting) == (SEQUENCES, 0),
+            )
+            for client in clients[:-1]:
+                await client.leave()
+            await until(engine, idle)
+            await running.settled()
+            assert running.outcomes() == {"client_gone_active": slots}
+            running.assert_at_rest()
+    assert latency.gateway_s < GONE_S
+    assert latency.engine_s < GONE_S
+
+
+async def enter(running: Running, *, active: int, waiting: int) -> None:
+    """Wait until the gateway, in this same loop, has let so many in."""
+    admission = running.gateway.admission
+    while (admission.active, admission.waiting) != (active, waiting):
+        await trio.lowlevel.checkpoint()
