@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell command -v $(p)),$(p))))
 BIN := .venv/bin
 
-.PHONY: help run test lint types docs-check unit coverage build format clean
+.PHONY: help run test lint types unit coverage bench build format clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -32,12 +32,16 @@ coverage: .venv/dev.stamp
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
+bench: .venv/dev.stamp  ## measure the gateway beside its peers (PEERS=venv/bin with smg and vllm-router; nginx from PATH)
+	$(BIN)/python -m tests.bench --plot docs/performance.svg --json build/bench.json $(if $(PEERS),--peer-bin $(PEERS))
+
 build: .venv/dev.stamp  # the wheel must work away from the source tree
 	rm -rf build/wheel build/away
 	$(BIN)/pip wheel -q --no-deps -w build/wheel .
-	$(PYTHON) -m venv --system-site-packages build/away
-	build/away/bin/pip install -q --no-deps --force-reinstall build/wheel/*.whl
-	cd build && PYTHONPATH= away/bin/python -c "import importlib.metadata as m; print('wheel', m.version('sluicegate'))"
+	$(PYTHON) -m venv build/away
+	build/away/bin/pip install --disable-pip-version-check -q build/wheel/*.whl
+	cd / && $(CURDIR)/build/away/bin/sluicegate --version
+	cd / && $(CURDIR)/build/away/bin/sluicegate check --config /dev/null
 
 format: .venv/dev.stamp  ## format the code
 	$(BIN)/ruff check --fix .
