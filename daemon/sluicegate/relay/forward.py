@@ -70,15 +70,13 @@ class Exchange:
 
     async def whole_body(self, limit: int) -> bytes:
         """The whole body. EngineBroken if it exceeds `limit` bytes."""
-        part = await self._connection.body_part()
-        if part is None:
-            return b""
-        body = bytearray(part)
+        parts, size = [], 0
         while (part := await self._connection.body_part()) is not None:
-            body += part
-            if len(body) > limit:
+            size += len(part)
+            if size > limit:
                 raise EngineBroken(f"its answer is larger than limits.answer_max_bytes ({limit})")
-        return bytes(body)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def begin(pool: Pool, request: Request, body: bytes | AsyncIterator[bytes]) -> Exchange:
@@ -143,9 +141,35 @@ async def stream(
 
     After the first event `pump`, if there is one, carries the rest from socket to socket, where both sides allow it.
 
-    Raises EngineBroken if the stream ended without the dialect's end, EngineIdle if the pump found the engine silent;
-    nothing but whole events was sent then.
+    Raises EngineBroken if the stream ended without the dialect's end or the engine's own error, EngineIdle if the pump
+    found the engine silent; nothing but whole events was sent then. What breaks behind the end is no harm to the
+    client: it has everything, only the connection is not used again.
     """
+    try:
+        if await _carry(exchange, client, meter, splitter, patience, idle_s, pump):
+            return
+    except EngineBroken:
+        if not (meter.ended or meter.failed) or splitter.mid_event:
+            raise
+    if not (meter.ended or meter.failed):
+        raise EngineBroken("the engine ended its stream before the end of the answer")
+    patience.extend(math.inf)
+    final = meter.final_frame()
+    if final:
+        await client.send(final)
+    await client.finish()
+
+
+async def _carry(
+    exchange: Exchange,
+    client: Client,
+    meter: Meter,
+    splitter: Splitter,
+    patience: Patience,
+    idle_s: float,
+    pump: Pump | None,
+) -> bool:
+    """Bring the events to the client; whether the end of the body has gone out as well (it has, from the pump)."""
     connection = exchange.connection
     while (part := await connection.body_part()) is not None:
         events = meter.pass_on(splitter.feed(part))
@@ -157,12 +181,6 @@ async def stream(
             answer, splice = connection.answer, client.splice
             if pump and splice and connection.sock and answer.chunked and not answer.complete:
                 await pump.carry(connection, Splicer(answer, splitter, meter), splice)
-                return
+                return True
         patience.extend(idle_s)
-    if not meter.ended:
-        raise EngineBroken("the engine ended its stream before the end of the answer")
-    patience.extend(math.inf)
-    final = meter.final_frame()
-    if final:
-        await client.send(final)
-    await client.finish()
+    return False

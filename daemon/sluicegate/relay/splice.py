@@ -19,6 +19,11 @@ class Meter(Protocol):
         """True once the dialect's own end of stream has passed."""
         ...
 
+    @property
+    def failed(self) -> bool:
+        """True once the engine reported an error in the stream: its last word in some dialects."""
+        ...
+
     def pass_on(self, events: bytes, /) -> bytes: ...
 
     def unremarkable(self, events: bytes, /) -> bool:
@@ -70,7 +75,7 @@ class Splicer:
 
     @property
     def healthy(self) -> bool:
-        return self._meter.ended
+        return self._meter.ended or self._meter.failed
 
     def closing(self) -> bytes:
         """What ends a healthy stream: the final frame, if there is one, and the end of the body."""
