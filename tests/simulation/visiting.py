@@ -9,7 +9,10 @@ from trio.testing import wait_all_tasks_blocked
 
 from sluicegate.exchange import Headers
 from sluicegate.outcome import Outcome
+from sluicegate.relay.pool import Pool
+from sluicegate.relay.wire import Wire
 from tests.harness import CHAT, Running, SimClient, sim_request
+from tests.unit.relay.scripted import ScriptedWire
 
 #: A streaming request's body per dialect's path; without `stream` it is an answer in one piece.
 QUESTIONS: dict[str, dict[str, Any]] = {
@@ -90,6 +93,10 @@ class Visitor:
     def retry_after(self) -> bytes | None:
         return self.client.header(b"retry-after")
 
+    def assert_ended(self, outcome: str, after_s: float) -> None:
+        assert self.outcome == outcome
+        assert abs(self.took_s - after_s) < 0.001, f"took {self.took_s} s"
+
     def refused(self, outcome: Outcome, status: int) -> bool:
         """Whether it was turned away with these, in the log, in the header and in the body."""
         header = self.client.header(b"x-sluicegate-outcome")
@@ -124,3 +131,14 @@ class NeverWholeBody:
 
     async def parts(self) -> AsyncIterator[bytes]:
         yield await self.whole()
+
+
+def answer_with(running: Running, *parts: bytes) -> None:
+    """From now on, whoever connects to the engine gets these bytes for an answer, piece by piece, and then the end."""
+
+    async def dial() -> Wire:
+        await trio.lowlevel.checkpoint()
+        return ScriptedWire(*parts)
+
+    for backend in running.gateway.pools:
+        running.gateway.pipeline.pools = {backend: Pool(dial)}

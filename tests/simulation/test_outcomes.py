@@ -1,0 +1,190 @@
+"""Every outcome there is, each by the plainest way to it; and that each request has exactly one."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from sluicegate.accept.intake import too_large
+from sluicegate.config.schema import LimitConfig, QueueMode
+from sluicegate.outcome import Outcome
+from tests.fakes.engine import FakeEngine, open_engine
+from tests.fakes.script import BEFORE_HEAD, Behaviour, Fault, Kind
+from tests.harness import Running, SimClient, simulate
+from tests.simulation.visiting import NeverWholeBody, Visitor, arrive, question, visit
+
+#: What leads to an outcome: gets the gateway (one slot, one waiting place) and its engine, returns who met with it.
+Way = Callable[[Running, FakeEngine], Awaitable[Visitor]]
+WAYS: dict[Outcome, tuple[Way, dict[str, Any]]] = {}
+
+
+def leads_to(outcome: Outcome, **settings: Any) -> Callable[[Way], Way]:
+    def register(way: Way) -> Way:
+        assert outcome not in WAYS
+        WAYS[outcome] = (way, settings)
+        return way
+
+    return register
+
+
+@leads_to(Outcome.SERVED)
+async def _served(running: Running, engine: FakeEngine) -> Visitor:
+    return await visit(running, question(stream=True))
+
+
+@leads_to(Outcome.CLIENT_GONE_QUEUED)
+async def _gone_queued(running: Running, engine: FakeEngine) -> Visitor:
+    engine.script.next(Behaviour(prefill_s=5.0))
+    async with trio.open_nursery() as nursery:
+        holder, leaver = Visitor(running, question()), Visitor(running, question())
+        await arrive(nursery, holder, leaver)
+        leaver.leave()
+    return leaver
+
+
+@leads_to(Outcome.CLIENT_GONE_ACTIVE)
+async def _gone_active(running: Running, engine: FakeEngine) -> Visitor:
+    engine.script.next(Behaviour(prefill_s=5.0))
+    async with trio.open_nursery() as nursery:
+        leaver = Visitor(running, question())
+        await arrive(nursery, leaver)
+        leaver.leave()
+    return leaver
+
+
+@leads_to(Outcome.SHED_BUSY, queue_mode=QueueMode.REJECT)
+async def _shed_busy(running: Running, engine: FakeEngine) -> Visitor:
+    engine.script.next(Behaviour(prefill_s=5.0))
+    async with trio.open_nursery() as nursery:
+        holder, late = Visitor(running, question()), Visitor(running, question())
+        await arrive(nursery, holder, late)
+    return late
+
+
+@leads_to(Outcome.SHED_QUEUE_FULL)
+async def _shed_queue_full(running: Running, engine: FakeEngine) -> Visitor:
+    engine.script.next(Behaviour(prefill_s=5.0))
+    async with trio.open_nursery() as nursery:
+        visitors = [Visitor(running, question()) for _ in range(3)]
+        await arrive(nursery, *visitors)
+    return visitors[-1]
+
+
+@leads_to(Outcome.SHED_QUEUE_TIMEOUT)
+async def _shed_queue_timeout(running: Running, engine: FakeEngine) -> Visitor:
+    engine.script.next(Behaviour(prefill_s=20.0))
+    async with trio.open_nursery() as nursery:
+        holder, waiter = Visitor(running, question()), Visitor(running, question())
+        await arrive(nursery, holder, waiter)
+    return waiter
+
+
+@leads_to(Outcome.SHED_DRAINING)
+async def _shed_draining(running: Running, engine: FakeEngine) -> Visitor:
+    running.gateway.stop()
+    return await visit(running, question())
+
+
+@leads_to(Outcome.ENGINE_UNAVAILABLE)
+async def _engine_unavailable(running: Running, engine: FakeEngine) -> Visitor:
+    engine.kill()
+    return await visit(running, question())
+
+
+@leads_to(Outcome.ENGINE_ERROR)
+async def _engine_error(running: Running, engine: FakeEngine) -> Visitor:
+    engine.script.next(Behaviour(fault=Fault(Kind.RESET, BEFORE_HEAD)))
+    return await visit(running, question())
+
+
+@leads_to(Outcome.ENGINE_TRUNCATED)
+async def _engine_truncated(running: Running, engine: FakeEngine) -> Visitor:
+    engine.script.next(Behaviour(fault=Fault(Kind.CLOSE, 3)))
+    return await visit(running, question(stream=True))
+
+
+@leads_to(Outcome.TIMEOUT_FIRST_TOKEN)
+async def _timeout_first_token(running: Running, engine: FakeEngine) -> Visitor:
+    engine.script.next(Behaviour(prefill_s=100.0))
+    return await visit(running, question(stream=True))
+
+
+@leads_to(Outcome.TIMEOUT_IDLE)
+async def _timeout_idle(running: Running, engine: FakeEngine) -> Visitor:
+    engine.script.next(Behaviour(fault=Fault(Kind.STALL, 3)))
+    return await visit(running, question(stream=True))
+
+
+@leads_to(Outcome.TIMEOUT_TOTAL)
+async def _timeout_total(running: Running, engine: FakeEngine) -> Visitor:
+    engine.script.next(Behaviour(prefill_s=100.0))
+    return await visit(running, question())
+
+
+@leads_to(Outcome.CLIENT_STALLED)
+async def _client_stalled(running: Running, engine: FakeEngine) -> Visitor:
+    client = SimClient(stall_s=15.0)
+    client.stalled = True
+    return await visit(running, question(stream=True), client=client)
+
+
+@leads_to(Outcome.INVALID)
+async def _invalid(running: Running, engine: FakeEngine) -> Visitor:
+    return await visit(running, b"this is not JSON")
+
+
+@leads_to(Outcome.TOO_LARGE)
+async def _too_large(running: Running, engine: FakeEngine) -> Visitor:
+    visitor = Visitor(running, b"")
+    visitor.request.body = NeverWholeBody(too_large(LimitConfig()))
+    await visitor.run()
+    return visitor
+
+
+SETTINGS: dict[str, Any] = {
+    "max_active": 1,
+    "queue_max": 1,
+    "queue_timeout_s": 10.0,
+    "request_s": 60.0,
+    "first_token_s": 30.0,
+    "idle_s": 20.0,
+}
+
+#: What the client is answered; None: it is not there any more, or an error event ends its stream.
+STATUSES = {
+    Outcome.SERVED: 200,
+    Outcome.SHED_BUSY: 429,
+    Outcome.SHED_QUEUE_FULL: 429,
+    Outcome.SHED_QUEUE_TIMEOUT: 503,
+    Outcome.SHED_DRAINING: 503,
+    Outcome.ENGINE_UNAVAILABLE: 502,
+    Outcome.ENGINE_ERROR: 502,
+    Outcome.ENGINE_TRUNCATED: 200,
+    Outcome.TIMEOUT_FIRST_TOKEN: 504,
+    Outcome.TIMEOUT_IDLE: 200,
+    Outcome.TIMEOUT_TOTAL: 504,
+    Outcome.INVALID: 400,
+    Outcome.TOO_LARGE: 413,
+}
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+async def test_each_outcome_counted_logged_and_answered_once(autojump_clock: MockClock, outcome: Outcome) -> None:
+    way, settings = WAYS[outcome]
+    async with open_engine() as engine, simulate(engine, **SETTINGS, **settings) as running:
+        visitor = await way(running, engine)
+        assert visitor.outcome == outcome.value
+        assert running.metric("api_outcomes_total", outcome=outcome.value) == 1
+        status = STATUSES.get(outcome)
+        if status is not None:
+            assert (visitor.client.status, visitor.client.finished) == (status, True)
+            assert running.metric("api_requests_total", endpoint=visitor.request.endpoint.path, status=str(status)) >= 1
+        if status is not None and status >= 400:
+            assert visitor.client.header(b"x-sluicegate-outcome") == outcome.value.encode()
+            assert visitor.json["error"]["code"] == outcome.value
+        ledger = running.gateway.ledger
+        assert ledger.opened == ledger.settled == sum(running.outcomes().values())
+        running.assert_at_rest()
+        await engine.until(lambda: (engine.running, engine.waiting) == (0, 0))
