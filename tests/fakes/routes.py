@@ -87,7 +87,7 @@ def body_of(request: Seen) -> Json:
         raise bad_request("Unsupported Media Type: Only 'application/json' is allowed")
     try:
         return msgspec.json.decode(request.body, type=dict[str, Any])
-    except msgspec.DecodeError as exc:
+    except ValueError as exc:  # no JSON, or no UTF-8
         raise bad_request(str(exc), "body") from None
 
 
