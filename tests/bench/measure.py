@@ -35,23 +35,23 @@ def measure(gateway: Gateway, tools: Path, streams: Sequence[int], json_requests
     write of an event to the client's read of it. ttft_ms: to the first event when idle, one request at a time.
     rss_mb: of the process tree while the streams run.
     """
-    engine = _Engine(tools)
+    engine = Engine(tools)
     engine.start(events=100, interval_us=20_000)
     row: dict[str, Any] = {"gateway": gateway.name}
-    with tempfile.TemporaryFile("w+") as log, _started(gateway, log) as pid:
+    with tempfile.TemporaryFile("w+") as log, started(gateway, log) as pid:
         try:
-            _ready(gateway.port, log)
-            _load(tools, gateway.port, 8, 16, "stream")
+            ready(gateway.port, log)
+            load(tools, gateway.port, 8, 16, "stream")
             engine.start(events=20, interval_us=2_000)
-            _ready(gateway.port, log)
-            idle = _load(tools, gateway.port, 1, 40, "stream")
+            ready(gateway.port, log)
+            idle = load(tools, gateway.port, 1, 40, "stream")
             row["ttft_ms"] = {k: round(v / 1000, 2) for k, v in idle["ttft_us"].items()}
             for count in streams:
                 engine.start(events=300, interval_us=20_000)
-                _ready(gateway.port, log)
-                before = _cpu_s(pid)
-                run = _load(tools, gateway.port, count, count, "stream")
-                spent = _cpu_s(pid) - before
+                ready(gateway.port, log)
+                before = cpu_s(pid)
+                run = load(tools, gateway.port, count, count, "stream")
+                spent = cpu_s(pid) - before
                 row[f"{count} streams"] = {
                     "ok": run["ok"],
                     "err": run["err"],
@@ -60,11 +60,11 @@ def measure(gateway: Gateway, tools: Path, streams: Sequence[int], json_requests
                     "relay_us": run["relay_us"],
                 }
                 row["rss_mb"] = _rss_mb(pid)
-            before = _cpu_s(pid)
-            run = _load(tools, gateway.port, 32, json_requests, "json")
-            row["cpu_us_per_json"] = round((_cpu_s(pid) - before) * 1e6 / max(1, run["ok"]))
+            before = cpu_s(pid)
+            run = load(tools, gateway.port, 32, json_requests, "json")
+            row["cpu_us_per_json"] = round((cpu_s(pid) - before) * 1e6 / max(1, run["ok"]))
             row["json_rps"], row["json_err"] = run["rps"], run["err"]
-            row["json_p50_us"] = _load(tools, gateway.port, 1, 300, "json")["total_us"]["p50"]
+            row["json_p50_us"] = load(tools, gateway.port, 1, 300, "json")["total_us"]["p50"]
         finally:
             engine.stop()
     return row
@@ -77,7 +77,7 @@ def build_tools(directory: Path) -> Path:
     return directory
 
 
-class _Engine:
+class Engine:
     """sseup, started anew for each phase: every gateway must notice that its idle connections are gone."""
 
     def __init__(self, tools: Path) -> None:
@@ -97,7 +97,7 @@ class _Engine:
 
 
 @contextmanager
-def _started(gateway: Gateway, log: Any) -> Iterator[int]:
+def started(gateway: Gateway, log: Any) -> Iterator[int]:
     """The gateway on CPU 0 in a process group of its own; its process id."""
     environment = os.environ | gateway.environment
     command = ["taskset", "-c", "0", *gateway.command]
@@ -113,7 +113,7 @@ def _started(gateway: Gateway, log: Any) -> Iterator[int]:
             process.wait()
 
 
-def _ready(port: int, log: Any) -> None:
+def ready(port: int, log: Any) -> None:
     """Wait until it answers; three times in a row, so that a health check that is due has been made."""
     end = time.monotonic() + _READY_S
     body = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
@@ -131,7 +131,7 @@ def _ready(port: int, log: Any) -> None:
         time.sleep(_POLL_S)
 
 
-def _load(tools: Path, port: int, concurrency: int, requests: int, kind: str) -> dict[str, Any]:
+def load(tools: Path, port: int, concurrency: int, requests: int, kind: str) -> dict[str, Any]:
     command = ["taskset", "-c", "1", str(tools / "sseload"), "127.0.0.1", str(port), _PATH]
     command += [str(concurrency), str(requests), kind]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
@@ -144,7 +144,7 @@ def _tree(pid: int) -> list[int]:
     return [pid, *(member for child in children for member in _tree(int(child)))]
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """CPU seconds of the process tree so far, user and system."""
     ticks = 0
     for member in _tree(pid):
