@@ -110,7 +110,9 @@ class Gateway:
         self.pools = {backend: Pool(make_dial(backend.address, connect_s)) for backend in self.backends.all}
         self.pipeline = Pipeline(config, self.admission, self.backends, self.pools, pump, self.ledger)
         quart = make_app(self, metrics.expose, self._unmatched)
-        self.listening = Listening(Gate(config, self.pipeline, quart), self.pipeline, config, self._unmatched)
+        self.listening = Listening(
+            Gate(config, self.pipeline, self._unmatched, quart), self.pipeline, config, self._unmatched
+        )
         self.stopped = trio.Event()
         self._pump = pump
         self._make_probe = make_probe

@@ -82,7 +82,7 @@ def make_app(status: Status, expose: Expose, unmatched: Unmatched) -> QuartTrio:
     async def wrong(error: HTTPException) -> Response:
         code = error.code or 500
         unmatched(g.request_id, code)
-        if code == 405 or request.path in ENDPOINTS:
+        if code == 405 or (request.path in ENDPOINTS and request.method != "POST"):
             allowed = "POST" if request.path in ENDPOINTS else "GET"
             response = _refusal(405, f"{request.path} takes {allowed} only.", "method_not_allowed")
             response.headers["allow"] = allowed

@@ -9,6 +9,7 @@ from typing import cast
 import trio
 from hypercorn.typing import (
     ASGIReceiveCallable,
+    ASGIReceiveEvent,
     ASGISendCallable,
     ASGISendEvent,
     HTTPResponseBodyEvent,
@@ -19,22 +20,29 @@ from hypercorn.typing import (
 from ..config.schema import Config
 from ..exchange import ClientGone, ClientStalled, Headers, Splice
 from ..openai.routes import ENDPOINTS
-from .handler import Handler
-from .intake import declared_length, make_request, too_large, too_slow
+from .handler import Handler, Unmatched
+from .intake import LINGER_S, declared_length, make_request, request_id, too_large, too_slow
 
 
 class Gate:
     """ASGI application: the inference routes, with `inner` (Quart) behind it for all other paths and methods."""
 
-    def __init__(self, config: Config, pipeline: Handler, inner: Callable[..., Awaitable[None]]) -> None:
+    def __init__(
+        self, config: Config, pipeline: Handler, unmatched: Unmatched, inner: Callable[..., Awaitable[None]]
+    ) -> None:
         self.config = config
         self._pipeline = pipeline
+        self._unmatched = unmatched
         self._inner = inner
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        endpoint = None
-        if scope["type"] == "http" and scope["method"] == "POST":
-            endpoint = ENDPOINTS.get(scope["path"])
+        if scope["type"] != "http":
+            self._unmatched(request_id(cast(Headers, list(scope["headers"]))), 403)
+            await send({"type": "websocket.close", "code": 1000, "reason": None})  # before "accept": a plain 403
+            return
+        endpoint = ENDPOINTS.get(scope["path"]) if scope["method"] == "POST" else None
+        manners = _Manners(receive, send)
+        receive, send = manners.receive, manners.send
         try:
             if endpoint is None:
                 await self._inner(scope, receive, send)
@@ -48,6 +56,36 @@ class Gate:
                 nursery.cancel_scope.cancel()
         except* (ClientGone, ClientStalled):
             pass  # whoever was served is not there any more; the connection is closed already
+
+
+class _Manners:
+    """ASGI's two ends, such that no answer ends before its request has, or LINGER_S have passed.
+
+    Hypercorn forgets a request when its answer ends. On HTTP/1.1 it then closes the connection, and with bytes unread
+    that resets it under the answer; on HTTP/2 what still comes of the request breaks the whole connection.
+    Whoever answers must go on receiving, as AsgiBody.watch and Quart do.
+    """
+
+    def __init__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        self._receive = receive
+        self._send = send
+        self._heard_out = trio.Event()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        event = await self._receive()
+        if event["type"] != "http.request" or not event["more_body"]:
+            self._heard_out.set()
+        return event
+
+    async def send(self, event: ASGISendEvent) -> None:
+        last = event["type"] == "http.response.body" and not event.get("more_body")
+        if last and not self._heard_out.is_set():
+            body = cast(HTTPResponseBodyEvent, event)["body"]
+            await self._send(HTTPResponseBodyEvent(type="http.response.body", body=body, more_body=True))
+            with trio.move_on_after(LINGER_S):
+                await self._heard_out.wait()
+            event = HTTPResponseBodyEvent(type="http.response.body", body=b"", more_body=False)
+        await self._send(event)
 
 
 class AsgiBody:

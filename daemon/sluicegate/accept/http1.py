@@ -20,13 +20,10 @@ from ..exchange import ClientGone, ClientStalled, Dialect, Endpoint, Headers
 from ..openai.errors import error_body
 from ..openai.routes import ENDPOINTS
 from .handler import Handler, Unmatched
-from .intake import declared_length, make_request, new_id, too_slow
+from .intake import LINGER_S, declared_length, make_request, new_id, too_slow
 
 #: Bytes per read; most requests come in one.
 READ_SIZE = 65536
-
-#: How long an answer to a request that was not read to its end may take to arrive (seconds).
-LINGER_S = 2.0
 
 #: A client must take each piece of this size within client_stall_s: with the default of 15 s, 4 KiB/s (bytes).
 PIECE = 65536
@@ -101,10 +98,7 @@ class Http1Connection:
         buffer = self._buffer
         deadline = trio.current_time() + (timeouts.head_read_s if buffer else timeouts.keep_alive_s)
         searched = 0
-        while (end := buffer.find(_END_OF_HEAD, searched)) < 0:
-            if len(buffer) > limits.header_max_bytes:
-                await self._reject(431, f"The request's head is larger than {limits.header_max_bytes} bytes.")
-                return None
+        while (end := buffer.find(_END_OF_HEAD, searched)) < 0 and len(buffer) <= limits.header_max_bytes:
             if buffer and not _plausible(buffer):
                 raise HandOver(buffer)
             searched = max(0, len(buffer) - 3)
@@ -116,6 +110,9 @@ class Http1Connection:
             if not buffer:
                 deadline = trio.current_time() + timeouts.head_read_s
             buffer += data
+        if not 0 <= end <= limits.header_max_bytes:
+            await self._reject(431, f"The request's head is larger than {limits.header_max_bytes} bytes.")
+            return None
         try:
             head = _Head.parse(buffer[: end + 4])
         except httptools.HttpParserError as error:

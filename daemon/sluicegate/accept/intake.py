@@ -9,6 +9,9 @@ from ..config.schema import LimitConfig
 from ..exchange import Body, Endpoint, Headers, Request
 from ..outcome import Outcome, Refusal
 
+#: How long an answer to a request that was not read to its end may take to arrive (seconds).
+LINGER_S = 2.0
+
 #: Request ids that are taken over from clients; anything else could forge log lines or upset the engine.
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 

@@ -80,6 +80,10 @@ class GateServer(TCPServer):
                 await self.idle_task.stop()
         except* (OSError, ClientGone, ClientStalled):
             pass
+        except* Exception as error:
+            # Hypercorn met something on the wire that it did not expect (a path on HTTP/2 that is not ASCII, CONNECT,
+            # data for a stream that it forgot): that connection is over, and nobody else's.
+            logging.getLogger("hypercorn.error").warning("a connection was closed", exc_info=error)
         finally:
             await self._close()
 

@@ -1,0 +1,244 @@
+"""Requests that are none, or not for us: each is answered, nothing of it reaches the engine, nobody else notices."""
+
+import contextlib
+
+import h2.config
+import h2.connection
+import pytest
+import trio
+
+from sluicegate.outcome import Outcome
+from tests.contract.raw import RawAnswer, post
+from tests.harness import CHAT, Running
+from tests.wire.visitors import Http2Visitor, ask, assert_refused, chunked, come, dial, gate, question, raw, visit
+
+POST = f"POST {CHAT} HTTP/1.1\r\nhost: gate\r\n"
+
+HEADS_THAT_ARE_NONE = {
+    "no HTTP at all": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    "NUL in the path": b"GET /\x00 HTTP/1.1\r\nhost: a\r\n\r\n",
+    "path that is not ASCII": b"GET /\xff HTTP/1.1\r\nhost: a\r\n\r\n",
+    "NUL in a value": POST.encode() + b"x: a\x00b\r\ncontent-length: 2\r\n\r\n{}",
+    "folded field": POST.encode() + b"x: a\r\n b\r\ncontent-length: 2\r\n\r\n{}",
+    "space before the colon": POST.encode() + b"x : a\r\ncontent-length: 2\r\n\r\n{}",
+    "bare CR in a value": POST.encode() + b"x: a\rb\r\ncontent-length: 2\r\n\r\n{}",
+    "bare LF after a field": POST.encode() + b"x: a\ncontent-length: 2\r\n\r\n{}",
+    "no colon": POST.encode() + b"x\r\ncontent-length: 2\r\n\r\n{}",
+    "no name": POST.encode() + b": a\r\ncontent-length: 2\r\n\r\n{}",
+    "method in lower case": b"post / HTTP/1.1\r\nhost: a\r\n\r\n",
+    "method of its own": b"GRAB / HTTP/1.1\r\nhost: a\r\n\r\n",
+    "version of its own": b"POST " + CHAT.encode() + b" HTTP/7.7\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}",
+    "no version": b"POST " + CHAT.encode() + b"\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}",
+    "space in the path": b"POST /v1/chat completions HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}",
+}
+
+LENGTHS_THAT_ARE_NONE = [
+    "content-length: 2\r\ncontent-length: 3",
+    "content-length: 2\r\ntransfer-encoding: chunked",
+    "transfer-encoding: chunked\r\ncontent-length: 2",
+    "content-length: -2",
+    "content-length: +2",
+    "content-length: 0x2",
+    "content-length: 1_0",
+    "content-length: 2, 2",
+    "content-length: two",
+    "content-length: ",
+    "content-length: 99999999999999999999999999",
+    "transfer-encoding: gzip, chunked",
+    "transfer-encoding: chunked, gzip",
+    "transfer-encoding: chunked, chunked",
+    "transfer-encoding: gzip",
+    "transfer-encoding: xchunked",
+    "transfer-encoding: chunked\r\ntransfer-encoding: chunked",
+    "transfer-encoding: \x0bchunked",
+]
+
+BODIES_THAT_ARE_NONE = {
+    "nothing": b"",
+    "no JSON": b"Where does the water go?",
+    "cut off": b'{"messages": [{"role": "user", "content": "Where does',
+    "not UTF-8": b'{"model": "\xff\xfe"}',
+    "NUL": b'{"model": "\x00"}',
+    "a list": b"[]",
+    "a number": b"1",
+    "null": b"null",
+    "two objects": b"{}{}",
+    "model of a wrong type": b'{"model": 7}',
+    "stream of a wrong type": b'{"stream": {}}',
+    "stream_options of a wrong type": b'{"stream": true, "stream_options": "yes"}',
+    "100,000 brackets": b'{"x": ' + b"[" * 100_000,
+    "100,000 nested lists": b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+}
+
+
+def assert_not_http(running: Running, answer: RawAnswer, statuses: tuple[int, ...] = (400,)) -> None:
+    """Refused as no request, with the gateway's own error and a closed connection."""
+    assert answer.status in statuses, answer
+    assert answer.complete
+    if answer.body:  # h11's own refusals have none
+        assert answer.header("connection") == "close"
+        assert answer.header("x-sluicegate-outcome") == "invalid"
+        assert answer.header("x-request-id") in {line["request_id"] for line in running.log_lines("request")}
+
+
+async def assert_closed(stream: trio.SocketStream) -> None:
+    """Nothing more comes but the end."""
+    with contextlib.suppress(trio.BrokenResourceError):
+        assert await stream.receive_some() == b""
+
+
+@pytest.mark.parametrize("head", HEADS_THAT_ARE_NONE.values(), ids=HEADS_THAT_ARE_NONE.keys())
+async def test_a_head_that_is_none_is_a_400_and_the_end(head: bytes) -> None:
+    async with gate() as (engine, running), await raw(running) as client:
+        answer = await client.ask(head)
+        assert_not_http(running, answer)
+        await assert_closed(client.stream)
+        assert running.outcomes() == ({"invalid": 1} if answer.body else {})
+        assert engine.posts() == []
+        running.assert_at_rest()
+
+
+@pytest.mark.parametrize("path", [CHAT, "/health"], ids=["fast", "quart"])
+@pytest.mark.parametrize("fields", LENGTHS_THAT_ARE_NONE)
+async def test_lengths_that_conflict_or_are_none_are_refused(path: str, fields: str) -> None:
+    smuggled = b"0\r\n\r\n" + post(CHAT, question(), "x-request-id: smuggled")
+    async with gate() as (engine, running), await raw(running) as client:
+        answer = await client.ask(f"POST {path} HTTP/1.1\r\nhost: gate\r\n{fields}\r\n\r\n".encode() + smuggled)
+        assert answer.status in (400, 413, 501), answer
+        await assert_closed(client.stream)
+        await running.settled()
+        assert engine.posts() == []
+        running.assert_at_rest()
+
+
+@pytest.mark.parametrize("way", ["fast", "chunked", "http2"])
+@pytest.mark.parametrize("body", BODIES_THAT_ARE_NONE.values(), ids=BODIES_THAT_ARE_NONE.keys())
+async def test_a_body_that_is_none_is_a_400_in_the_clients_dialect(way: str, body: bytes) -> None:
+    async with gate() as (engine, running):
+        for path in (CHAT, "/v1/messages"):
+            answer = await visit(way, running, path, body)
+            message = await assert_refused(running, answer, Outcome.INVALID, 400, path=path, retry_after=False)
+            assert "water" not in message
+            assert "Where" not in message
+        assert engine.posts() == []
+        running.assert_at_rest()
+
+
+async def test_a_head_that_does_not_come_to_its_end_is_a_408() -> None:
+    async with gate(head_read_s=0.1) as (_, running), await raw(running) as client:
+        answer = await client.ask(POST.encode())
+        assert_not_http(running, answer, (408,))
+        await assert_closed(client.stream)
+        assert running.outcomes() == {"invalid": 1}
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nhost:"], ids=["nothing", "half a GET"])
+async def test_a_connection_that_asks_for_nothing_is_closed(sent: bytes) -> None:
+    async with gate(keep_alive_s=0.1) as (_, running), await raw(running) as client:
+        await client.stream.send_all(sent)
+        await assert_closed(client.stream)
+        assert running.outcomes() == {}
+
+
+@pytest.mark.parametrize("sent", [POST.encode() + b"content-length: 90\r\n\r\n{", chunked(CHAT, {})[:-5]])
+async def test_a_body_that_does_not_come_to_its_end_is_a_408(sent: bytes) -> None:
+    async with gate(body_read_s=0.1) as (engine, running):
+        answer = await ask(running, sent)
+        await assert_refused(running, answer, Outcome.INVALID, 408, retry_after=False)
+        assert engine.posts() == []
+        running.assert_at_rest()
+
+
+async def test_a_body_that_does_not_come_to_its_end_is_a_408_on_http2() -> None:
+    async with gate(body_read_s=0.1) as (_, running), Http2Visitor(await dial(running)) as visitor:
+        await visitor.begin(CHAT)
+        await assert_refused(running, await visitor.answer(), Outcome.INVALID, 408, retry_after=False)
+        running.assert_at_rest()
+
+
+@pytest.mark.parametrize("fields", ["content-length: {}", "transfer-encoding: chunked"])
+@pytest.mark.parametrize("path", [CHAT, "/v1/audio/transcriptions", "/nowhere"])
+async def test_a_body_too_large_is_refused_and_the_answer_arrives_although_more_is_sent(path: str, fields: str) -> None:
+    """The client reads only after it has sent all it can, as most programs do."""
+    size, piece = 4_000_000, 50_000
+    async with gate(body_max_bytes=100_000) as (engine, running), await raw(running) as client:
+        head = (
+            f"POST {path} HTTP/1.1\r\nhost: gate\r\ncontent-type: multipart/form-data; boundary=b\r\n{fields}\r\n\r\n"
+        )
+        await client.stream.send_all(head.format(size).encode())
+        framed = b"%x\r\n%b\r\n" % (piece, b"x" * piece) if "chunked" in fields else b"x" * piece
+        for _ in range(size // piece):
+            await client.stream.send_all(framed)
+        await client.stream.send_all(b"0\r\n\r\n" if "chunked" in fields else b"")
+        answer = await client.answer()
+        if path == "/nowhere":
+            assert (answer.status, answer.complete) == (404, True)
+        else:
+            await assert_refused(running, answer, Outcome.TOO_LARGE, 413, path=path, retry_after=False)
+        await running.settled()
+        assert running.gateway.pools[running.gateway.backends.all[0]].busy == 0
+        assert engine.running == 0
+        running.assert_at_rest()
+
+
+async def test_a_body_too_large_on_http2_leaves_the_connection_whole() -> None:
+    async with gate(body_max_bytes=2000) as (_, running), Http2Visitor(await dial(running)) as visitor:
+        await visitor.begin(CHAT)
+        await visitor.more(b"x" * 3000)
+        await visitor.until_body()
+        await visitor.more(b"x" * 3000, end=True)
+        await assert_refused(running, await visitor.answer(), Outcome.TOO_LARGE, 413, retry_after=False)
+        assert (await visitor.ask(CHAT, question())).status == 200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        POST + "content-length: 2\r\nx: " + "x" * 40_000 + "\r\n\r\n",
+        POST + "content-length: 2\r\n" + "x: y\r\n" * 8_000 + "\r\n",
+        POST + "x: " + "x" * 80_000,
+        "GET /health HTTP/1.1\r\nhost: gate\r\nx: " + "x" * 80_000 + "\r\n\r\n",
+        "GET /" + "x" * 80_000 + " HTTP/1.1\r\nhost: gate\r\n\r\n",
+    ],
+    ids=["one field", "many fields", "no end", "quart", "path"],
+)
+async def test_a_head_too_large_is_a_431(head: str) -> None:
+    async with gate() as (engine, running), await raw(running) as client:
+        assert_not_http(running, await client.ask(head.encode()), (431,))
+        await assert_closed(client.stream)
+        assert engine.posts() == []
+
+
+async def _http2(running: Running, *head: tuple[bytes, bytes]) -> None:
+    """Open a connection, send a head that no client library would let through, and wait for what comes of it."""
+    options = {"validate_outbound_headers": False, "normalize_outbound_headers": False}
+    client = h2.connection.H2Connection(h2.config.H2Configuration(**options))
+    client.initiate_connection()
+    client.send_headers(1, head, end_stream=True)
+    async with await dial(running) as stream:
+        await stream.send_all(client.data_to_send())
+        with contextlib.suppress(trio.BrokenResourceError):
+            while await stream.receive_some():
+                pass
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        [(b":method", b"GET"), (b":path", b"/\xff"), (b":scheme", b"http"), (b":authority", b"gate")],
+        [(b":method", b"G\xff"), (b":path", b"/"), (b":scheme", b"http"), (b":authority", b"gate")],
+        [(b":method", b"CONNECT"), (b":authority", b"gate")],
+        [(b":method", b"GET"), (b":path", b""), (b":scheme", b"http"), (b":authority", b"gate")],
+        [(b":method", b"POST"), (b":path", CHAT.encode()), (b":scheme", b"http"), (b"content-length", b"7")],
+        [(b":method", b"POST"), (b":path", CHAT.encode()), (b":scheme", b"http"), (b"transfer-encoding", b"chunked")],
+    ],
+    ids=["path", "method", "CONNECT", "no path", "length", "transfer-encoding"],
+)
+async def test_nonsense_on_http2_ends_its_own_connection_and_nothing_else(head: list[tuple[bytes, bytes]]) -> None:
+    async with gate() as (engine, running), await come("http2", running) as bystander:
+        assert (await bystander.ask(CHAT, question())).status == 200
+        await _http2(running, *head)
+        assert (await bystander.ask(CHAT, question())).status == 200
+        await running.settled()
+        assert len(engine.posts()) == 2
+        running.assert_at_rest()
