@@ -57,8 +57,8 @@ def main(argv: Sequence[str]) -> int:
     except (OSError, subprocess.SubprocessError) as error:
         print(f"cannot start {program[0]}: {error}", file=sys.stderr)
         return EXIT_NOT_STARTED
-    print(child.pid, flush=True)
     try:
+        print(child.pid, flush=True)
         status = _guard(child.pid, woken, grace_s)
     finally:
         left = _kill_all()

