@@ -6,7 +6,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import h2.config
@@ -40,7 +40,7 @@ def question(path: str = CHAT, **members: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def gate(*, model: str = "fake-model", **settings: Any) -> AsyncIterator[tuple[FakeEngine, Running]]:
-    """A fake engine on a TCP port and a gateway before it, which has found it."""
+    """A fake engine on a TCP port and a gateway before it, which has found it out."""
     async with open_engine(model=model) as engine:
         config = configuration(await engine.listen_tcp(), **settings)
         async with open_gateway(config, wait_ready=False) as running:
@@ -82,7 +82,7 @@ class Visitor(ABC):
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
 
-    async def __aenter__(self) -> "Visitor":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -240,6 +240,12 @@ async def visit(way: str, running: Running, path: str = CHAT, body: object = Non
     """One request on a connection of its own, answered to its end."""
     async with await come(way, running) as visitor:
         return await visitor.ask(path, question(path) if body is None else body, *fields)
+
+
+async def at_rest(running: Running) -> None:
+    """Wait until every request has its outcome; then nothing may be held any more."""
+    await running.settled()
+    running.assert_at_rest()
 
 
 async def log_line(running: Running, request_id: str | None) -> dict[str, Any]:

@@ -1,0 +1,194 @@
+"""The issue's table, row by row, over real sockets and on every way in."""
+
+from contextlib import AsyncExitStack
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from sluicegate.config.schema import QueueMode, TcpAddress
+from sluicegate.outcome import Outcome
+from tests.contract.raw import RawClient, post
+from tests.fakes.engine import FakeEngine, open_engine
+from tests.fakes.script import BEFORE_FIRST_EVENT, BEFORE_HEAD, ON_ACCEPT, Behaviour, Fault, Kind
+from tests.harness import CHAT, Running, configuration, open_gateway
+from tests.wire.visitors import QUESTIONS, WAYS, Visitor, assert_refused, at_rest, come, gate, log_line, question, visit
+
+pytestmark = pytest.mark.parametrize("way", WAYS)
+
+
+async def occupy(engine: FakeEngine, running: Running, way: str, stack: AsyncExitStack) -> tuple[Visitor, trio.Event]:
+    """A client that has a slot until the event is set."""
+    hold = trio.Event()
+    engine.script.next(Behaviour(hold=hold))
+    holder = await stack.enter_async_context(await come(way, running))
+    await holder.send(CHAT, question())
+    await engine.until(lambda: engine.running == 1)
+    return holder, hold
+
+
+async def line_up(running: Running, way: str, stack: AsyncExitStack, path: str = CHAT) -> Visitor:
+    """A client that waits for a slot."""
+    waiting = running.gateway.admission.waiting
+    visitor = await stack.enter_async_context(await come(way, running))
+    await visitor.send(path, question(path))
+    while running.gateway.admission.waiting == waiting:
+        await wait_all_tasks_blocked()
+    return visitor
+
+
+async def test_slot_free_goes_at_once(way: str) -> None:
+    async with gate(max_active=1) as (engine, running):
+        for path in QUESTIONS:
+            answer = await visit(way, running, path, None, "x-request-id: mine-1" + path.replace("/", "."))
+            assert answer.status == 200
+            assert answer.header("x-request-id") == "mine-1" + path.replace("/", ".")
+            assert answer.header("x-sluicegate-outcome") is None
+            assert engine.posts()[-1].header("x-request-id") == answer.header("x-request-id")
+            line = await log_line(running, answer.header("x-request-id"))
+            assert (line["outcome"], line["status"], line["endpoint"]) == ("served", 200, path)
+            assert line["completion_tokens"] == 8
+            assert running.metric("api_requests_total", endpoint=path, status="200") == 1
+        assert running.outcomes() == {"served": len(QUESTIONS)}
+        await at_rest(running)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
+async def test_queue_full_429(way: str, path: str) -> None:
+    async with gate(max_active=1, queue_max=1) as (engine, running), AsyncExitStack() as stack:
+        holder, hold = await occupy(engine, running, way, stack)
+        waiter = await line_up(running, way, stack)
+        assert running.metric("api_active_requests") == 1
+        assert running.metric("api_queue_depth") == 1
+        message = await assert_refused(
+            running, await visit(way, running, path), Outcome.SHED_QUEUE_FULL, 429, path=path
+        )
+        assert "1 requests already wait" in message
+        hold.set()
+        assert (await holder.answer()).status == (await waiter.answer()).status == 200
+        await running.settled()
+        assert running.outcomes() == {"served": 2, "shed_queue_full": 1}
+        await at_rest(running)
+
+
+async def test_waited_queue_timeout_503(way: str) -> None:
+    async with gate(max_active=1, queue_timeout_s=0.1) as (engine, running), AsyncExitStack() as stack:
+        holder, hold = await occupy(engine, running, way, stack)
+        answer = await visit(way, running)
+        await assert_refused(running, answer, Outcome.SHED_QUEUE_TIMEOUT, 503)
+        assert (await log_line(running, answer.header("x-request-id")))["queue_s"] == pytest.approx(0.1, abs=0.2)
+        hold.set()
+        assert (await holder.answer()).status == 200
+        assert len(engine.posts()) == 1
+        await at_rest(running)
+
+
+async def test_reject_mode_and_no_slot_429(way: str) -> None:
+    async with gate(max_active=1, queue_mode=QueueMode.REJECT) as (engine, running), AsyncExitStack() as stack:
+        holder, hold = await occupy(engine, running, way, stack)
+        await assert_refused(running, await visit(way, running), Outcome.SHED_BUSY, 429)
+        hold.set()
+        assert (await holder.answer()).status == 200
+        assert (await visit(way, running)).status == 200
+        await at_rest(running)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/tokenize"])
+async def test_engine_unreachable_503_at_the_door_without_a_slot(way: str, path: str) -> None:
+    body = {"model": "fake-model", "prompt": "Hm?"} if path == "/tokenize" else question(path)
+    async with open_engine() as engine, trio.open_nursery() as nursery:
+        port = await nursery.start(engine.serve_tcp)
+        # No probe tells the gateway: the first request finds out, and from then on it is known at the door.
+        async with open_gateway(configuration(f"http://127.0.0.1:{port}", probe_interval_s=60)) as running:
+            nursery.cancel_scope.cancel()
+            await engine.until(lambda: engine.connections == 0)
+            answer = await visit(way, running, path, body)
+            await assert_refused(running, answer, Outcome.ENGINE_UNAVAILABLE, 502, path=path)
+            before = running.gateway.admission.view().slot_time_s
+            answer = await visit(way, running, path, body)
+            message = await assert_refused(running, answer, Outcome.ENGINE_UNAVAILABLE, 503, path=path)
+            assert "cannot be reached" in message
+            assert running.gateway.admission.view().slot_time_s == before, "it took a slot"
+            assert running.metric("api_engine_up") == 0
+            assert engine.posts() == []
+            await at_rest(running)
+
+
+async def test_engine_without_a_model_503_at_the_door(way: str) -> None:
+    async with gate(model="") as (engine, running):
+        message = await assert_refused(running, await visit(way, running), Outcome.ENGINE_UNAVAILABLE, 503)
+        assert "no model loaded" in message
+        assert running.gateway.admission.view().slot_time_s is None
+        assert engine.posts() == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(Kind.CLOSE, ON_ACCEPT),
+        Fault(Kind.RESET, BEFORE_HEAD),
+        Fault(Kind.GARBAGE, BEFORE_HEAD),
+        Fault(Kind.CLOSE, BEFORE_FIRST_EVENT),
+        Fault(Kind.STATUS, status=500),
+    ],
+    ids=lambda fault: f"{fault.kind}-{fault.at}",
+)
+async def test_engine_refuses_or_breaks_before_the_answer_502(way: str, fault: Fault, stream: bool) -> None:
+    async with gate() as (engine, running):
+        engine.script.default = Behaviour(fault=fault)
+        answer = await visit(way, running, CHAT, question(stream=stream))
+        await assert_refused(running, answer, Outcome.ENGINE_ERROR, 502, retry_after=False)
+        await at_rest(running)
+
+
+async def test_the_engines_own_4xx_pass_through_unchanged(way: str) -> None:
+    async with gate() as (engine, running):
+        direct = await _direct(engine, running, question(model="no-such-model"))
+        answer = await visit(way, running, CHAT, question(model="no-such-model"))
+        assert (answer.status, answer.body) == (404, direct)
+        assert answer.header("x-sluicegate-outcome") is None
+        line = await log_line(running, answer.header("x-request-id"))
+        assert (line["outcome"], line["status"], line.get("model")) == ("invalid", 404, None)
+        await at_rest(running)
+
+
+async def _direct(engine: FakeEngine, running: Running, body: object) -> bytes:
+    """What the engine itself answers."""
+    address = running.gateway.backends.all[0].address
+    assert isinstance(address, TcpAddress)
+    async with RawClient(await trio.open_tcp_stream(address.host, address.port)) as client:
+        return (await client.ask(post(CHAT, body))).body
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_request_timeout_before_the_head_504(way: str, stream: bool) -> None:
+    async with gate(max_active=1, request_s=0.15) as (engine, running):
+        engine.script.next(Behaviour(hold=trio.Event()))
+        answer = await visit(way, running, CHAT, question(stream=stream))
+        await assert_refused(running, answer, Outcome.TIMEOUT_TOTAL, 504, retry_after=False)
+        await engine.until(lambda: engine.running == 0)
+        assert engine.aborted == 1
+        await at_rest(running)
+
+
+async def test_request_timeout_after_the_head_an_error_event(way: str) -> None:
+    async with gate(max_active=len(QUESTIONS), request_s=1.0) as (engine, running):
+        engine.script.default = Behaviour(hold=trio.Event(), hold_at=4)
+
+        async def one(path: str) -> None:
+            answer = await visit(way, running, path, question(path, stream=True))
+            assert (answer.status, answer.complete) == (200, True)
+            *_, last = answer.events()
+            if path.startswith("/v1/messages"):
+                assert last.startswith(b'event: error\ndata: {"type":"error","error":{"type":"timeout_error"')
+            else:
+                assert b'"code":"timeout_total"' in last
+            assert b"[DONE]" not in answer.body
+            assert (await log_line(running, answer.header("x-request-id")))["outcome"] == "timeout_total"
+
+        async with trio.open_nursery() as nursery:
+            for path in QUESTIONS:
+                nursery.start_soon(one, path)
+        await engine.until(lambda: engine.running == 0)
+        await at_rest(running)

@@ -1,0 +1,60 @@
+"""Clients that leave, by every means and on every way in: out of the line at once, or their slot free at once."""
+
+from contextlib import AsyncExitStack
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.fakes.script import Behaviour
+from tests.harness import CHAT, Running
+from tests.wire.test_admission_over_sockets import line_up, occupy
+from tests.wire.visitors import WAYS, at_rest, come, gate, question, visit
+
+LEAVINGS = [(way, how) for way in WAYS for how in ("close", "reset", "half_close")] + [("http2", "cancel")]
+pytestmark = pytest.mark.parametrize(("way", "how"), LEAVINGS)
+
+#: From the leaving to the free slot, as the issue demands (seconds).
+SOON_S = 0.5
+
+
+async def _outcome(running: Running, outcome: str) -> None:
+    """Wait for a request to end so."""
+    with trio.fail_after(SOON_S):
+        while outcome not in running.outcomes():
+            await wait_all_tasks_blocked()
+
+
+async def test_a_client_gone_while_waiting_is_out_of_the_line_at_once(way: str, how: str) -> None:
+    async with gate(max_active=1, queue_max=1) as (engine, running), AsyncExitStack() as stack:
+        holder, hold = await occupy(engine, running, way, stack)
+        leaver = await line_up(running, way, stack)
+        await leaver.leave(how)
+        await _outcome(running, "client_gone_queued")
+        assert running.gateway.admission.waiting == 0
+        next_one = await line_up(running, way, stack)
+        hold.set()
+        assert (await holder.answer()).status == (await next_one.answer()).status == 200
+        await running.settled()
+        assert len(engine.posts()) == 2, "who left never reached the engine"
+        assert running.outcomes() == {"served": 2, "client_gone_queued": 1}
+        assert running.metric("api_requests_total", endpoint=CHAT, status="none") == 1
+        await at_rest(running)
+
+
+@pytest.mark.parametrize(("stream", "events"), [(False, 0), (True, 0), (True, 3)], ids=["whole", "prefill", "stream"])
+async def test_a_client_gone_while_active_frees_its_slot_and_the_engine(
+    way: str, how: str, stream: bool, events: int
+) -> None:
+    async with gate(max_active=1) as (engine, running), await come(way, running) as leaver:
+        engine.script.next(Behaviour(hold=trio.Event(), hold_at=events))
+        await leaver.send(CHAT, question(stream=stream))
+        if events:
+            await leaver.until_events(events)
+        await engine.until(lambda: engine.running == 1)
+        await leaver.leave(how)
+        with trio.fail_after(SOON_S):
+            await engine.until(lambda: engine.running == 0 and engine.aborted == 1)
+        await _outcome(running, "client_gone_active")
+        assert (await visit(way, running)).status == 200, "the slot is free"
+        await at_rest(running)
