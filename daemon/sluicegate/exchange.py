@@ -5,7 +5,7 @@ Types only. Every stage may import this module and none imports another stage.
 
 import enum
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,8 +47,8 @@ class Body(Protocol):
         """All of it."""
         ...
 
-    def parts(self) -> AsyncIterator[bytes]:
-        """Its pieces as they arrive, framing removed."""
+    def parts(self) -> AsyncGenerator[bytes, None]:
+        """Its pieces as they arrive, framing removed. Whoever stops before the last one must close it."""
         ...
 
 

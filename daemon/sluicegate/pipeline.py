@@ -1,6 +1,6 @@
 """THE request: understand, admit, route, relay, settle. Read this first; the stages know nothing of each other."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 
 import trio
@@ -82,7 +82,7 @@ class Pipeline:
     async def _serve(self, call: Call) -> Outcome:
         request, record = call.request, call.record
         facts: Facts | None = None
-        body: bytes | AsyncIterator[bytes]
+        body: bytes | AsyncGenerator[bytes, None]
         if request.endpoint.opaque:
             body = request.body.parts()
         else:
@@ -105,7 +105,7 @@ class Pipeline:
         finally:
             self.admission.settle(ticket)
 
-    async def _relay(self, call: Call, facts: Facts | None, body: bytes | AsyncIterator[bytes]) -> Outcome:
+    async def _relay(self, call: Call, facts: Facts | None, body: bytes | AsyncGenerator[bytes, None]) -> Outcome:
         timeouts = self.config.timeouts
         patience = Patience(_known(call.started_at) + timeouts.request_s)
         if facts is not None and facts.stream:
@@ -128,7 +128,7 @@ class Pipeline:
             self._running.discard(patience)
         raise self._out_of_time(call, patience)
 
-    async def _begin(self, call: Call, body: bytes | AsyncIterator[bytes]) -> Exchange:
+    async def _begin(self, call: Call, body: bytes | AsyncGenerator[bytes, None]) -> Exchange:
         """Begin at one engine; if that fails before a head, at each other one, unless the body is already spent."""
         tried: set[Backend] = set()
         while True:
@@ -192,9 +192,10 @@ class Pipeline:
         await client.respond(refusal.status, headers, error_body(*args))
 
     async def idle(self) -> None:
-        """Return once no request is open."""
-        self._idle = trio.Event()
-        if self.ledger.open_count:
+        """Return once no request is open. Any number of tasks may wait for it."""
+        while self.ledger.open_count:
+            if self._idle is None or self._idle.is_set():
+                self._idle = trio.Event()
             await self._idle.wait()
 
     def cut(self) -> None:

@@ -3,7 +3,7 @@
 Inference routes go from here straight to the pipeline; everything else goes on to Quart.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import cast
 
 import trio
@@ -106,7 +106,7 @@ class AsgiBody:
         parts = [part async for part in self.parts()]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def parts(self) -> AsyncIterator[bytes]:
+    async def parts(self) -> AsyncGenerator[bytes, None]:
         limits, seconds = self._config.limits, self._config.timeouts.body_read_s
         declared_length(self._headers, limits)
         size, more = 0, True

@@ -8,7 +8,7 @@ to Hypercorn, which keeps the connection from then on. Heads are parsed by llhtt
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -278,7 +278,7 @@ class Http1Body:
             buffer += data
         return bytes(buffer)
 
-    async def parts(self) -> AsyncIterator[bytes]:
+    async def parts(self) -> AsyncGenerator[bytes, None]:
         yield await self.whole()
 
 

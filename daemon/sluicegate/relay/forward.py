@@ -1,7 +1,8 @@
 """One exchange with the engine: begin it, then bring its answer to the client, whole or as a stream."""
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import trio
 
@@ -79,7 +80,7 @@ class Exchange:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def begin(pool: Pool, request: Request, body: bytes | AsyncIterator[bytes]) -> Exchange:
+async def begin(pool: Pool, request: Request, body: bytes | AsyncGenerator[bytes, None]) -> Exchange:
     """Send the request and wait for the head of the answer. EngineUnreachable or EngineBroken if there is none.
 
     A kept connection may die just as it is used: if it did so before any byte of an answer, the request is sent once
@@ -105,7 +106,7 @@ async def begin(pool: Pool, request: Request, body: bytes | AsyncIterator[bytes]
             raise
 
 
-async def _send(connection: EngineConnection, request: Request, body: bytes | AsyncIterator[bytes]) -> None:
+async def _send(connection: EngineConnection, request: Request, body: bytes | AsyncGenerator[bytes, None]) -> None:
     if isinstance(body, bytes):
         head = request_head(request, len(body))
         if len(body) <= COPY_MAX:
@@ -116,9 +117,10 @@ async def _send(connection: EngineConnection, request: Request, body: bytes | As
         return
     length = request.header(b"content-length")
     await connection.send(request_head(request, None if length is None else int(length)))
-    async for part in body:
-        if part:
-            await connection.send(part if length is not None else b"%x\r\n%s\r\n" % (len(part), part))
+    async with aclosing(body):
+        async for part in body:
+            if part:
+                await connection.send(part if length is not None else b"%x\r\n%s\r\n" % (len(part), part))
     if length is None:
         await connection.send(b"0\r\n\r\n")
 
