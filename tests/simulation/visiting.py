@@ -1,6 +1,6 @@
 """Clients of a simulated gateway: each a request in a task of its own, and what came of it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -129,7 +129,7 @@ class NeverWholeBody:
         await trio.lowlevel.checkpoint()
         raise self._error
 
-    async def parts(self) -> AsyncIterator[bytes]:
+    async def parts(self) -> AsyncGenerator[bytes, None]:
         yield await self.whole()
 
 

@@ -1,0 +1,213 @@
+"""An engine that comes, goes, breaks and lies; and what its clients see of that."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from sluicegate.config.schema import TcpAddress
+from sluicegate.outcome import Outcome
+from sluicegate.relay.pool import Pool
+from sluicegate.route.backends import Backend, EngineState
+from tests.fakes.engine import FakeEngine, open_engine
+from tests.fakes.script import BEFORE_HEAD, ON_ACCEPT, Behaviour, Fault, Kind
+from tests.harness import Running, memory_dial, simulate
+from tests.simulation.visiting import Visitor, answer_with, arrive, question, visit
+
+
+async def test_it_is_served_as_soon_as_it_is_there(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine:
+        engine.refusing = True
+        async with simulate(engine, probe_interval_s=30.0) as running:
+            await wait_all_tasks_blocked()
+            assert running.gateway.health == "starting"
+            engine.revive()
+            began = trio.current_time()
+            await running.engine_state(EngineState.UP)
+            assert trio.current_time() - began <= 0.5
+            assert (await visit(running, question())).outcome == "served"
+            assert running.metric("api_engine_up") == 1
+
+
+async def test_one_that_dies_is_found_out_by_the_first_request_and_probed_at_once(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine, simulate(engine, probe_interval_s=1000.0) as running:
+        await visit(running, question())
+        engine.kill()
+        assert running.gateway.health == "ok", "the next probe is far away"
+        first = await visit(running, question())
+        assert first.refused(Outcome.ENGINE_UNAVAILABLE, 502)
+        assert first.retry_after == b"5"
+        second = await visit(running, question())
+        assert second.refused(Outcome.ENGINE_UNAVAILABLE, 503)
+        assert running.gateway.health == "down"
+        assert [line["event"] for line in running.log_lines() if line["event"].startswith("engine_")] == [
+            "engine_up",
+            "engine_down",
+        ]
+        engine.revive()
+        await running.engine_state(EngineState.UP)
+        assert (await visit(running, question())).outcome == "served"
+        running.assert_at_rest()
+
+
+async def test_who_waits_while_it_dies_is_answered_when_their_turn_comes(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine, simulate(engine, max_active=1, probe_interval_s=1000.0) as running:
+        engine.script.default = Behaviour(prefill_s=5.0)
+        async with trio.open_nursery() as nursery:
+            visitors = [Visitor(running, question()) for _ in range(3)]
+            await arrive(nursery, *visitors)
+            await trio.sleep(2.0)
+            engine.kill()
+        assert visitors[0].refused(Outcome.ENGINE_ERROR, 502)
+        assert {visitor.outcome for visitor in visitors[1:]} == {"engine_unavailable"}
+        assert max(visitor.took_s for visitor in visitors) == pytest.approx(2.0)
+        running.assert_at_rest()
+
+
+async def test_a_kept_connection_that_died_is_replaced_without_the_clients_noticing(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_engine() as engine, simulate(engine) as running:
+        engine.script.next(Behaviour(close=True))
+        await visit(running, question())
+        await engine.until(lambda: engine.connections == 0)
+        (pool,) = running.gateway.pools.values()
+        assert pool.idle == 1, "nobody noticed yet"
+        visitor = await visit(running, question(stream=True))
+        assert visitor.outcome == "served"
+        assert engine.accepted == 2
+        assert len(engine.posts()) == 2
+        assert pool.idle == 1
+
+
+async def test_a_request_is_sent_once_more_only_if_no_byte_of_an_answer_came(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine, simulate(engine) as running:
+        await visit(running, question())
+        engine.script.next(Behaviour(fault=Fault(Kind.CLOSE, at_byte=1)))
+        visitor = await visit(running, question())
+        assert visitor.refused(Outcome.ENGINE_ERROR, 502)
+        assert len(engine.posts()) == 2
+
+
+async def test_a_request_is_sent_once_more_only_once(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine, simulate(engine) as running:
+        await visit(running, question())
+        engine.script.next(*[Behaviour(fault=Fault(Kind.CLOSE, BEFORE_HEAD))] * 5)
+        visitor = await visit(running, question())
+        assert visitor.refused(Outcome.ENGINE_ERROR, 502)
+        assert len(engine.posts()) == 3, "the first one, on the kept connection, on a fresh one"
+
+
+async def test_a_body_that_comes_in_pieces_never_goes_over_a_kept_connection(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine, simulate(engine) as running:
+        await visit(running, question())
+        await visit(running, b"opaque", "/v1/audio/transcriptions")
+        first, second = engine.posts()
+        assert (first.connection, second.connection) == (1, 2)
+
+
+@pytest.mark.parametrize("at", [ON_ACCEPT, BEFORE_HEAD])
+async def test_an_opaque_body_that_is_spent_is_not_sent_again(autojump_clock: MockClock, at: int) -> None:
+    async with open_engine() as engine, simulate(engine) as running:
+        engine.script.next(Behaviour(fault=Fault(Kind.RESET, at)))
+        visitor = await visit(running, b"opaque", "/v1/audio/transcriptions")
+        assert visitor.refused(Outcome.ENGINE_ERROR, 502)
+        running.assert_at_rest()
+
+
+async def test_a_large_body_arrives_whole(autojump_clock: MockClock) -> None:
+    async with open_engine(max_model_len=10_000_000) as engine, simulate(engine) as running:
+        text = "x" * 1_000_000
+        visitor = await visit(running, question(messages=[{"role": "user", "content": text}]))
+        assert visitor.outcome == "served"
+        assert text.encode() in engine.posts()[-1].body
+
+
+@pytest.mark.parametrize("kind", [Kind.CLOSE, Kind.RESET])
+async def test_an_answer_in_one_piece_that_breaks_off_is_a_502(autojump_clock: MockClock, kind: Kind) -> None:
+    async with open_engine() as engine, simulate(engine) as running:
+        engine.script.next(Behaviour(fault=Fault(kind, 3)))
+        visitor = await visit(running, question())
+        assert visitor.refused(Outcome.ENGINE_ERROR, 502), "nothing of the broken answer has gone out"
+        assert (await visit(running, question())).outcome == "served"
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+async def test_an_answer_larger_than_we_take_is_a_502(autojump_clock: MockClock, pieces: int) -> None:
+    body = b" " * 2000
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    cut = len(answer) if pieces == 1 else len(answer) - 500
+    async with open_engine() as engine, simulate(engine, answer_max_bytes=1024) as running:
+        answer_with(running, answer[:cut], answer[cut:])
+        assert (await visit(running, question())).refused(Outcome.ENGINE_ERROR, 502)
+        running.assert_at_rest()
+
+
+async def test_an_answer_as_large_as_we_take_is_passed_on(autojump_clock: MockClock) -> None:
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: 1024\r\nx-engine: 1\r\nserver: uvicorn\r\n\r\n" + b" " * 1024
+    async with open_engine() as engine, simulate(engine, answer_max_bytes=1024) as running:
+        answer_with(running, answer)
+        visitor = await visit(running, question())
+        assert (visitor.outcome, visitor.client.body) == ("served", b" " * 1024)
+        assert visitor.client.headers == [(b"x-engine", b"1")]
+
+
+async def test_a_stream_with_another_status_than_200_is_an_answer(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine, simulate(engine) as running:
+        answer_with(running, b"HTTP/1.1 400 Bad\r\ncontent-type: text/event-stream\r\ncontent-length: 2\r\n\r\nno")
+        visitor = await visit(running, question(stream=True))
+        assert (visitor.outcome, visitor.client.status, visitor.client.body) == ("invalid", 400, b"no")
+
+
+# Two engines: the configuration names one for now, but the pipeline tries each that is up.
+
+
+@asynccontextmanager
+async def two_engines() -> AsyncIterator[tuple[FakeEngine, FakeEngine, Running]]:
+    async with open_engine() as first, open_engine() as second, simulate(first, probe_interval_s=1000.0) as running:
+        gateway = running.gateway
+        backend = Backend("second", TcpAddress("127.0.0.1", 2))
+        backend.ready(("fake-model",), b"{}")
+        gateway.backends.all += (backend,)
+        gateway.pools[backend] = Pool(memory_dial(second, backend.address, 1.0))
+        yield first, second, running
+
+
+async def test_before_the_first_byte_another_engine_is_tried(autojump_clock: MockClock) -> None:
+    async with two_engines() as (first, second, running):
+        first.script.next(Behaviour(fault=Fault(Kind.RESET, BEFORE_HEAD)))
+        assert (await visit(running, question())).outcome == "served"
+        assert (len(first.posts()), len(second.posts())) == (1, 1)
+        first.kill()
+        assert (await visit(running, question(stream=True))).outcome == "served"
+        assert len(second.posts()) == 2
+        running.assert_at_rest()
+
+
+async def test_when_each_engine_breaks_the_last_one_is_answered_for(autojump_clock: MockClock) -> None:
+    async with two_engines() as (first, second, running):
+        for engine in (first, second):
+            engine.script.next(Behaviour(fault=Fault(Kind.RESET, BEFORE_HEAD)))
+        assert (await visit(running, question())).refused(Outcome.ENGINE_ERROR, 502)
+        first.kill()
+        second.kill()
+        assert (await visit(running, question())).refused(Outcome.ENGINE_UNAVAILABLE, 502)
+        running.assert_at_rest()
+
+
+async def test_a_body_that_is_spent_goes_to_no_other_engine(autojump_clock: MockClock) -> None:
+    async with two_engines() as (first, second, running):
+        first.script.next(Behaviour(fault=Fault(Kind.RESET, BEFORE_HEAD)))
+        visitor = await visit(running, b"opaque", "/v1/audio/transcriptions")
+        assert visitor.refused(Outcome.ENGINE_ERROR, 502)
+        assert second.posts() == []
+
+
+async def test_after_the_first_byte_no_other_engine_is_tried(autojump_clock: MockClock) -> None:
+    async with two_engines() as (first, second, running):
+        first.script.next(Behaviour(token_interval_s=0.1, fault=Fault(Kind.RESET, 3)))
+        visitor = await visit(running, question(stream=True))
+        assert visitor.outcome == "engine_truncated"
+        assert second.posts() == []
