@@ -5,8 +5,16 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
+from tests import harness
 from tests.contract.target import PATIENCE_S, Target
-from tests.engine.real import RealEngine, idle, until
+from tests.engine.real import START_S, RealEngine
+from tests.engine.waits import idle, until
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway may live as long as an engine takes to start: the tests here bound what they do themselves."""
+    monkeypatch.setattr(harness, "PATIENCE_S", START_S)
 
 
 @pytest.fixture

@@ -2,15 +2,11 @@
 
 import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
-
-import httpx2
-import trio
 
 from sluicegate.embedded.engine import EmbeddedEngine
 from sluicegate.embedded.prepare import EnginePaths
-from tests.contract.target import Numbers, Target
+from tests.contract.target import Target
 
 #: With few places in its batch its own queue is in reach of a test. With few tokens to a step a long prompt takes many
 #: steps: an engine drops an aborted request between two of them and not before, and the prompt of 1,900 tokens would
@@ -23,9 +19,8 @@ FLAGS = ("--max-num-seqs", str(SEQUENCES), "--max-num-batched-tokens", str(STEP_
 #: work, 5 tokens/s with spinning and 23 without.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
-#: An engine's numbers are only to be had by asking for them. Each answer costs it 5 ms of the core on which it also
-#: takes requests in, so they are not asked for back to back; a fifth of the shortest time that a test asserts.
-POLL_S = 0.05
+#: The engine takes a minute to start, and longer on a machine that has other work (seconds).
+START_S = 300.0
 
 
 def free_port() -> int:
@@ -62,7 +57,7 @@ class RealEngine:
         if self._started and self.engine.wait(0) is None:
             return
         self.start()
-        self.engine.wait_ready()
+        self.engine.wait_ready(START_S)
 
     def start(self) -> None:
         """Start it without waiting for it."""
@@ -77,27 +72,3 @@ class RealEngine:
         """End it, if it was ever started."""
         if self._started:
             self.engine.stop()
-
-
-async def until(target: Target, predicate: Callable[[Numbers], bool]) -> Numbers:
-    """Ask the engine for its numbers until `predicate` holds for them. Give it a deadline from outside."""
-    async with target.client() as client:
-        while not predicate(numbers := await target.numbers(client)):  # noqa: ASYNC110 (another process's state)
-            await trio.sleep(POLL_S)
-        return numbers
-
-
-async def until_status(client: httpx2.AsyncClient, path: str, status: int) -> None:
-    """Ask a process that is not ours until it answers so: it has no other way to say that it is ready."""
-    while True:
-        try:
-            if (await client.get(path)).status_code == status:
-                return
-        except httpx2.TransportError:
-            pass
-        await trio.sleep(POLL_S)
-
-
-def idle(numbers: Numbers) -> bool:
-    """Nothing runs or waits in the engine."""
-    return numbers.running == numbers.waiting == 0

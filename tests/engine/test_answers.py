@@ -8,8 +8,8 @@ import trio
 
 from tests.contract.raw import RawAnswer, post
 from tests.contract.target import DIALECTS, PATIENCE_S, Target
-from tests.engine.real import until
 from tests.engine.sdks import ASKS
+from tests.engine.waits import until
 from tests.harness import Running, configuration, open_gateway
 
 pytestmark = pytest.mark.engine

@@ -18,7 +18,8 @@ import trio
 from tests.contract.raw import post
 from tests.contract.target import DIALECTS, PATIENCE_S, Numbers, Target
 from tests.engine.leavers import WAYS, Leaver, come
-from tests.engine.real import POLL_S, SEQUENCES, idle, until
+from tests.engine.real import SEQUENCES
+from tests.engine.waits import POLL_S, entered, idle, until
 from tests.harness import Running, configuration, open_gateway
 
 pytestmark = pytest.mark.engine
@@ -134,7 +135,7 @@ async def test_while_it_waits_in_the_queue(engine: Target, way: str) -> None:
                 await holder.ask(DIALECTS["chat"], endless(engine))
                 await holder.receive_events(2)
                 await leaver.ask(DIALECTS["chat"], endless(engine))
-                await enter(running, active=1, waiting=1)
+                await entered(running, active=1, waiting=1)
                 first = await leave(running, engine, leaver, 1, lambda numbers: numbers.running == 1)
                 assert running.outcomes() == {"client_gone_queued": 1}
                 # Whom it left behind is served on, and nobody has taken its slot away.
@@ -173,10 +174,3 @@ async def test_while_it_waits_in_the_engine(engine: Target) -> None:
             running.assert_at_rest()
     assert latency.gateway_s < GONE_S
     assert latency.engine_s < GONE_S
-
-
-async def enter(running: Running, *, active: int, waiting: int) -> None:
-    """Wait until the gateway, in this same loop, has let so many in."""
-    admission = running.gateway.admission
-    while (admission.active, admission.waiting) != (active, waiting):
-        await trio.lowlevel.checkpoint()

@@ -1,0 +1,106 @@
+"""The engine dies in the middle of a stream and comes back: the gateway tells the truth throughout, and stays up."""
+
+import msgspec
+import pytest
+import trio
+
+from sluicegate.route.backends import EngineState
+from tests.contract.raw import RawAnswer, get, post
+from tests.contract.target import DIALECTS, PATIENCE_S, Target
+from tests.engine.real import START_S, RealEngine
+from tests.engine.waits import POLL_S, entered, until_status
+from tests.harness import Running, configuration, open_gateway
+
+pytestmark = pytest.mark.engine
+
+#: From the engine's own readiness until an answer has come through the gateway (seconds).
+BACK_S = 2.0
+
+CHAT = DIALECTS["chat"]
+
+
+async def test_killed_in_mid_stream_and_started_again(engine: Target, real_engine: RealEngine) -> None:
+    # The time between probes is that of production: it decides how soon the engine's return is seen.
+    config = configuration(engine.base_url, max_active=2, queue_max=2, probe_interval_s=1.0)
+    short = post(CHAT, engine.question("chat", limit=1))
+    async with open_gateway(config) as running:
+        gate = Target(running.base_url, engine.model)
+        with trio.fail_after(PATIENCE_S):
+            await kill_under_load(running, engine, real_engine)
+        assert running.gateway.backends.state is EngineState.DOWN
+        for path, answer in [(path, await gate.ask(get(path))) for path in ("/health", "/ready", "/v1/models")]:
+            assert answer.status == 503, path
+        assert running.metric("api_engine_up") == 0
+        refused = await gate.ask(short)
+        assert refused.status == 503
+        assert refused.header("x-sluicegate-outcome") == "engine_unavailable"
+        assert int(refused.header("retry-after") or 0) >= 1
+        with trio.fail_after(START_S):
+            back_s = await start_and_ask(gate, short, engine, real_engine)
+        print(f"MEASURED back {back_s:.3f} s after the engine")
+        assert back_s < BACK_S
+        assert (await gate.ask(get("/health"))).status == 200
+        await running.settled()
+        running.assert_at_rest()
+        assert running.metric("api_engine_up") == 1
+        states = [line["event"] for line in running.log_lines() if line["event"].startswith("engine_")]
+        assert states == ["engine_up", "engine_down", "engine_up"]
+
+
+async def kill_under_load(running: Running, engine: Target, real_engine: RealEngine) -> None:
+    """SIGKILL while one client reads a stream, one waits for a whole answer and one for a slot: what each is told."""
+    gate = Target(running.base_url, engine.model)
+    endless = engine.question("chat", limit=1800, ignore_eos=True)
+    async with await gate.connect() as streamed, await gate.connect() as whole, await gate.connect() as queued:
+        await streamed.stream.send_all(post(CHAT, endless | {"stream": True}))
+        await whole.stream.send_all(post(CHAT, endless))
+        await entered(running, active=2, waiting=0)
+        await queued.stream.send_all(post(CHAT, endless))
+        await entered(running, active=2, waiting=1)
+        await streamed.until_events(4)
+        await trio.to_thread.run_sync(real_engine.kill)
+        assert_ends_in_an_error(await streamed.answer())
+        broken = await whole.answer()
+        assert (broken.status, broken.header("x-sluicegate-outcome")) == (502, "engine_error")
+        # It got its slot when the others lost theirs: the door's 503 if the engine was known to be gone by then.
+        late = await queued.answer()
+        assert late.status in (502, 503)
+        assert late.header("x-sluicegate-outcome") == "engine_unavailable"
+    await running.settled()
+    running.assert_at_rest()
+    assert running.outcomes() == {"engine_truncated": 1, "engine_error": 1, "engine_unavailable": 1}
+
+
+def assert_ends_in_an_error(answer: RawAnswer) -> None:
+    """The stream has a proper end, which is an error, and nothing in it looks like success."""
+    assert answer.status == 200
+    assert answer.complete
+    assert b"[DONE]" not in answer.body
+    assert b": sluicegate" not in answer.body
+    assert answer.body.endswith(b"\n\n")
+    *tokens, last = [msgspec.json.decode(data) for data in answer.data()]
+    assert last["error"]["code"] == "engine_truncated"
+    assert len(tokens) >= 3
+    assert all(token["choices"] and token["choices"][0]["finish_reason"] is None for token in tokens)
+
+
+async def start_and_ask(gate: Target, request: bytes, engine: Target, real_engine: RealEngine) -> float:
+    """Start the engine while a client asks the gateway over and over; seconds from ready to answered."""
+    ready_at = None
+
+    async def watch() -> None:
+        nonlocal ready_at
+        async with engine.client() as client:
+            await until_status(client, "/health", 200)
+            await until_status(client, "/v1/models", 200)
+        ready_at = trio.current_time()
+
+    async with trio.open_nursery() as nursery:
+        await trio.to_thread.run_sync(real_engine.start)
+        nursery.start_soon(watch)
+        while (answer := await gate.ask(request)).status != 200:
+            assert answer.status == 503, answer.raw
+            await trio.sleep(POLL_S)
+        answered_at = trio.current_time()
+    assert ready_at is not None
+    return answered_at - ready_at
