@@ -7,6 +7,7 @@ to Hypercorn, which keeps the connection from then on. Heads are parsed by llhtt
 
 import contextlib
 import socket
+import struct
 import time
 from collections.abc import AsyncGenerator
 from email.utils import formatdate
@@ -86,7 +87,9 @@ class Http1Connection:
             if self._hung_up:
                 self._busy.cancel()
             await self._handler.handle(request, client)
-        if client.complete and not body.consumed:
+        if client.started and not client.complete:
+            reset_on_close(self.sock)
+        elif client.complete and not body.consumed:
             await self._linger()
         return client.complete and client.keep_alive
 
@@ -346,6 +349,11 @@ class Http1Client:
                 last,
             )
         )
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Have the coming close reset the connection, so that the kernel does not keep what the client never took."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def _plausible(buffer: bytes) -> bool:

@@ -5,7 +5,6 @@ import errno
 import logging
 import os
 import socket
-import struct
 from typing import Any
 
 import trio
@@ -23,12 +22,10 @@ from ..config.schema import Address, Config, UnixAddress
 from ..exchange import ClientGone, ClientStalled
 from .handler import Handler, Unmatched
 from .hangups import Hangups
-from .http1 import PIECE, HandOver, Http1Connection
+from .http1 import PIECE, HandOver, Http1Connection, reset_on_close
 
 #: Connections that the kernel completes for us before we accept them.
 BACKLOG = 1024
-
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-type: application/json\r\n"
@@ -109,10 +106,9 @@ class GateServer(TCPServer):
             raise
 
     def _abort(self) -> None:
-        """Close with a reset, so that the kernel does not keep what the client never took."""
-        sock = self.stream.socket
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        sock.close()
+        with socket.socket(fileno=os.dup(self.stream.socket.fileno())) as sock:
+            reset_on_close(sock)
+        self.stream.socket.close()
 
 
 class Listening:
