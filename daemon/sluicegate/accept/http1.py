@@ -53,24 +53,20 @@ class Http1Connection:
         self._unmatched = unmatched
         self._buffer = b""
         self._idle: trio.CancelScope | None = None
-        self._busy: trio.CancelScope | None = None
-        self._hung_up = False
+        self._scope = trio.CancelScope()
 
     async def serve(self) -> None:
         """Serve requests until the connection is to be closed. HandOver if it is for Hypercorn."""
-        while not self.closing:
-            head = await self._next_head()
-            if head is None:
-                return
-            keep_alive = await self._serve_one(head)
-            if not keep_alive or self._hung_up:
-                return
+        # One scope for all of the connection's requests: whatever is going on when the peer leaves, it is the last.
+        with self._scope:
+            while not self.closing:
+                head = await self._next_head()
+                if head is None or not await self._serve_one(head):
+                    return
 
     def hung_up(self) -> None:
         """The peer closed, half-closed or reset the connection: whoever works for it may stop."""
-        self._hung_up = True
-        if self._busy is not None:
-            self._busy.cancel()
+        self._scope.cancel()
 
     def close_soon(self) -> None:
         """Close now if idle, else after the present answer."""
@@ -83,13 +79,12 @@ class Http1Connection:
         body = Http1Body(self, head)
         request = make_request(head.hot, head.headers, body)
         client = Http1Client(self, request.id, body, keep_alive=head.keep_alive)
-        with trio.CancelScope() as self._busy:
-            if self._hung_up:
-                self._busy.cancel()
+        try:
             await self._handler.handle(request, client)
-        if client.started and not client.complete:
-            reset_on_close(self.sock)
-        elif client.complete and not body.consumed:
+        finally:
+            if client.started and not client.complete:
+                reset_on_close(self.sock)
+        if client.complete and not body.consumed:
             await self._linger()
         return client.complete and client.keep_alive
 
