@@ -152,7 +152,8 @@ class Gateway:
         self._stop.set()
 
     async def _drain(self) -> None:
-        await self.listening.close_idle()
+        # Idle connections stay while others are served: who asks /ready on one, or sends a request just now, is told.
+        self.listening.close_after_answers()
         with trio.move_on_after(self.config.timeouts.drain_s):
             await self.pipeline.idle()
         if self.ledger.open_count:
@@ -160,6 +161,7 @@ class Gateway:
             self.pipeline.cut()
             with trio.move_on_after(LAST_WORDS_S):
                 await self.pipeline.idle()
+        await self.listening.close_idle()
 
     async def _watch(self, backend: Backend) -> None:
         async with self._make_probe(backend.address) as probe:

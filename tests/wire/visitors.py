@@ -155,6 +155,11 @@ class Http2Visitor(Visitor):
         await self.begin(path, *fields)
         await self.more(body if isinstance(body, bytes) else json.dumps(body).encode(), end=True)
 
+    @property
+    def current(self) -> int:
+        """The stream of the last request."""
+        return self._id
+
     async def begin(self, path: str, *fields: str) -> None:
         """Send the head of a request."""
         self._id = self.h2.get_next_available_stream_id()
@@ -213,10 +218,10 @@ class Http2Visitor(Visitor):
                 self._status = int(dict(fields)[":status"])
                 self._headers = tuple(field for field in fields if not field[0].startswith(":"))
             elif isinstance(event, h2.events.DataReceived):
-                self._body += event.data
+                self._body += event.data if event.stream_id == self._id else b""
                 self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, h2.events.StreamEnded):
-                self._complete = True
+                self._complete = event.stream_id == self._id
         await self.flush()
 
     def _so_far(self) -> RawAnswer:

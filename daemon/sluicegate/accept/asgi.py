@@ -36,10 +36,11 @@ class Gate:
         self._inner = inner
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "websocket":
             self._unmatched(request_id(cast(Headers, list(scope["headers"]))), 403)
             await send({"type": "websocket.close", "code": 1000, "reason": None})  # before "accept": a plain 403
             return
+        assert scope["type"] == "http"
         endpoint = ENDPOINTS.get(scope["path"]) if scope["method"] == "POST" else None
         manners = _Manners(receive, send)
         receive, send = manners.receive, manners.send
@@ -48,7 +49,7 @@ class Gate:
                 await self._inner(scope, receive, send)
                 return
             async with trio.open_nursery() as nursery:
-                headers = cast(Headers, list(scope["headers"]))  # type: ignore[typeddict-item]
+                headers = cast(Headers, list(scope["headers"]))
                 body = AsgiBody(receive, headers, self.config, nursery)
                 request = make_request(endpoint, headers, body)
                 client = AsgiClient(request.id, send, body, self.config.timeouts.client_stall_s)
@@ -59,33 +60,46 @@ class Gate:
 
 
 class _Manners:
-    """ASGI's two ends, such that no answer ends before its request has, or LINGER_S have passed.
+    """ASGI's two ends, without Hypercorn's habits around the end of an answer.
 
-    Hypercorn forgets a request when its answer ends. On HTTP/1.1 it then closes the connection, and with bytes unread
-    that resets it under the answer; on HTTP/2 what still comes of the request breaks the whole connection.
-    Whoever answers must go on receiving, as AsgiBody.watch and Quart do.
+    It forgets a request when its answer ends. On HTTP/1.1 it then closes the connection, and with bytes unread that
+    resets it under the answer; on HTTP/2 what still comes of the request breaks the whole connection. So no answer
+    ends before its request has, or LINGER_S have passed. Whoever answers must go on receiving meanwhile, as
+    AsgiBody.watch and Quart do.
+
+    It says "disconnect" at the proper end of an answer, too, in the middle of the last send. An application that is
+    cancelled by that cannot finish the send, and its connection is left without a close and without an idle deadline.
+    So a disconnect waits until that send is over.
     """
 
     def __init__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         self._receive = receive
         self._send = send
         self._heard_out = trio.Event()
+        self._last_send: trio.Event | None = None
 
     async def receive(self) -> ASGIReceiveEvent:
         event = await self._receive()
         if event["type"] != "http.request" or not event["more_body"]:
             self._heard_out.set()
+        if event["type"] == "http.disconnect" and self._last_send is not None:
+            await self._last_send.wait()
         return event
 
     async def send(self, event: ASGISendEvent) -> None:
-        last = event["type"] == "http.response.body" and not event.get("more_body")
-        if last and not self._heard_out.is_set():
-            body = cast(HTTPResponseBodyEvent, event)["body"]
-            await self._send(HTTPResponseBodyEvent(type="http.response.body", body=body, more_body=True))
+        if event["type"] != "http.response.body" or event["more_body"]:
+            await self._send(event)
+            return
+        if not self._heard_out.is_set():
+            await self._send(HTTPResponseBodyEvent(type="http.response.body", body=event["body"], more_body=True))
             with trio.move_on_after(LINGER_S):
                 await self._heard_out.wait()
             event = HTTPResponseBodyEvent(type="http.response.body", body=b"", more_body=False)
-        await self._send(event)
+        self._last_send = trio.Event()
+        try:
+            await self._send(event)
+        finally:
+            self._last_send.set()
 
 
 class AsgiBody:
@@ -100,7 +114,6 @@ class AsgiBody:
         self._config = config
         self._nursery = nursery
         self._watching = False
-        self.ending = False
 
     async def whole(self) -> bytes:
         parts = [part async for part in self.parts()]
@@ -140,10 +153,7 @@ class AsgiBody:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        # Hypercorn says "disconnect" at the proper end of an answer, too, in the middle of our last send; a cancel
-        # then would leave its connection without an idle deadline.
-        if not self.ending:
-            self._nursery.cancel_scope.cancel()
+        self._nursery.cancel_scope.cancel()
 
 
 class AsgiClient:
@@ -176,7 +186,6 @@ class AsgiClient:
         await self._end(b"")
 
     async def _end(self, data: bytes) -> None:
-        self._body.ending = True
         await self._emit(HTTPResponseBodyEvent(type="http.response.body", body=data, more_body=False))
 
     async def _emit(self, event: ASGISendEvent) -> None:

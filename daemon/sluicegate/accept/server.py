@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import socket
+import stat
 from typing import Any
 
 import trio
@@ -131,6 +132,15 @@ class Listening:
         handlers.start_soon(self._hangups.watch)
         await trio.serve_listeners(self._handle, listeners, handler_nursery=handlers)
 
+    def close_after_answers(self) -> None:
+        """From now on the next answer on a connection is its last one.
+
+        Idle connections stay: a request that is on its way gets an answer instead of a reset.
+        """
+        self._closing = True
+        for connection in self._fast:
+            connection.closing = True
+
     async def close_idle(self) -> None:
         """Close idle connections now, and every other one after the answer that it waits for."""
         self._closing = True
@@ -200,8 +210,8 @@ def bind(address: Address) -> trio.SocketListener:
     A Unix socket that a dead process left behind is removed first; one that somebody listens on is left alone.
     """
     if isinstance(address, UnixAddress):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         _remove_stale(address.path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     else:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -218,6 +228,11 @@ def bind(address: Address) -> trio.SocketListener:
 
 
 def _remove_stale(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return  # somebody's file: bind will say that the path is taken
+    except OSError:
+        return  # not there, or not to be seen: bind will say so
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
         try:
@@ -225,6 +240,6 @@ def _remove_stale(path: str) -> None:
         except ConnectionRefusedError:
             os.unlink(path)
         except OSError:
-            return  # not there, or not a socket: bind will say so
+            return  # one that is too busy to answer is taken, too
         else:
             raise OSError(errno.EADDRINUSE, "somebody listens there already", path)

@@ -1,0 +1,201 @@
+"""One connection and what a client may do on it: keep it, pipeline, ask beforehand, upgrade, speak an older HTTP."""
+
+import pytest
+import trio
+import trio.testing
+
+from sluicegate.outcome import Outcome
+from tests.contract.raw import get, parse, post
+from tests.fakes.script import Behaviour
+from tests.harness import CHAT, Running
+from tests.wire.visitors import (
+    WAYS,
+    Http2Visitor,
+    ask,
+    at_rest,
+    chunked,
+    come,
+    dial,
+    gate,
+    log_line,
+    question,
+    raw,
+    visit,
+)
+
+ASK = question(max_tokens=3)
+ODD_IDS = ["", "a b", "a\tb", '"', "x" * 129, "{}", "é", "../../etc", "a,b", "%0a"]
+
+
+async def _answers(stream: trio.abc.Stream, count: int) -> list[int]:
+    """The statuses of so many answers, in the order in which they come."""
+    received, statuses = b"", list[int]()
+    while len(statuses) < count:
+        answer = parse(received) if received else None
+        if answer is not None and answer.complete:
+            statuses.append(answer.status)
+            head, _, _ = received.partition(b"\r\n\r\n")
+            received = received[len(head) + 4 + len(answer.body) :]
+            continue
+        data = await stream.receive_some()
+        assert data, (statuses, received)
+        received += data
+    assert received == b""
+    return statuses
+
+
+@pytest.mark.parametrize("count", [2, 50])
+async def test_requests_in_one_write_are_answered_one_after_the_other(count: int) -> None:
+    async with gate(max_active=1) as (engine, running), await raw(running) as client:
+        requests = [post(CHAT, ASK, f"x-request-id: number-{rank}") for rank in range(count)]
+        await client.stream.send_all(b"".join(requests))
+        assert await _answers(client.stream, count) == [200] * count
+        assert [seen.header("x-request-id") for seen in engine.posts()] == [f"number-{rank}" for rank in range(count)]
+        assert running.outcomes() == {"served": count}
+        await at_rest(running)
+
+
+async def test_pipelined_requests_of_both_kinds_keep_their_order() -> None:
+    async with gate() as (_, running), await raw(running) as client:
+        mixed = [post(CHAT, ASK), get("/health"), post(CHAT, ASK), get("/nowhere"), post("/v1/completions", {})]
+        await client.stream.send_all(b"".join(mixed))
+        assert await _answers(client.stream, len(mixed)) == [200, 200, 200, 404, 400]
+        await at_rest(running)
+
+
+async def test_one_connection_serves_every_kind_of_route() -> None:
+    async with gate() as (_, running), await raw(running) as client:
+        for request in (post(CHAT, ASK), get("/health"), post(CHAT, ASK), chunked(CHAT, ASK), get("/metrics")):
+            assert (await client.ask(request)).status == 200
+        assert running.gateway.listening.connections == 1
+    async with gate() as (_, running), await raw(running) as client:
+        for request in (get("/health"), post(CHAT, ASK | {"stream": True}), get("/ready"), post(CHAT, ASK)):
+            answer = await client.ask(request)
+            assert (answer.status, answer.complete) == (200, True)
+        await at_rest(running)
+
+
+KINDS = {"fast": post(CHAT, ASK), "asgi": chunked(CHAT, ASK), "quart": get("/health"), "unknown": get("/nowhere")}
+
+
+@pytest.mark.parametrize("request_", KINDS.values(), ids=KINDS.keys())
+async def test_connection_close_is_kept(request_: bytes) -> None:
+    async with gate() as (_, running), await raw(running) as client:
+        answer = await client.ask(request_.replace(b"\r\n", b"\r\nconnection: close\r\n", 1))
+        assert answer.complete
+        assert (answer.header("connection") or "").lower() == "close"
+        assert await client.stream.receive_some() == b""
+
+
+@pytest.mark.parametrize("request_", KINDS.values(), ids=KINDS.keys())
+async def test_a_connection_that_falls_idle_again_is_closed(request_: bytes) -> None:
+    async with gate(keep_alive_s=0.2) as (_, running), await raw(running) as client:
+        for _ in range(2):
+            assert (await client.ask(request_)).complete
+        assert await client.stream.receive_some() == b""
+        await _connections(running, 0)
+
+
+async def test_expect_100_continue() -> None:
+    async with gate() as (_, running), await raw(running) as client:
+        head, _, body = post(CHAT, ASK, "expect: 100-continue").partition(b"\r\n\r\n")
+        await client.stream.send_all(head + b"\r\n\r\n")
+        interim = await client.stream.receive_some()
+        assert interim.startswith(b"HTTP/1.1 100 ")
+        assert interim.endswith(b"\r\n\r\n")
+        assert (await client.ask(body)).status == 200
+        await at_rest(running)
+
+
+async def test_http_1_0_is_answered_and_closed() -> None:
+    async with gate() as (_, running):
+        for stream in (False, True):
+            async with await raw(running) as client:
+                request = post(CHAT, ASK | {"stream": stream}).replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+                answer = await client.ask(request)
+                assert answer.status == 200
+                assert answer.header("transfer-encoding") is None
+                assert answer.body
+                assert await client.stream.receive_some() == b""
+        await at_rest(running)
+
+
+@pytest.mark.parametrize("path", ["/health", CHAT, "/nowhere"])
+async def test_a_websocket_is_refused(path: str) -> None:
+    upgrade = "upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: "
+    async with gate() as (engine, running):
+        request = f"GET {path} HTTP/1.1\r\nhost: gate\r\n{upgrade}dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        answer = await ask(running, request.encode())
+        assert answer.status == 403
+        assert running.outcomes() == {"invalid": 1}
+        assert running.metric("api_requests_total", endpoint="other", status="403") == 1
+        assert engine.posts() == []
+        await at_rest(running)
+
+
+async def test_an_upgrade_of_a_request_is_ignored() -> None:
+    async with gate() as (_, running):
+        fields = ("upgrade: h2c", "connection: upgrade, http2-settings", "http2-settings: AAMAAABkAAQAoAAAAAIAAAAA")
+        assert (await ask(running, post(CHAT, ASK, *fields))).status == 200
+        await at_rest(running)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_request_id_that_is_not_sane_is_replaced(way: str) -> None:
+    odd = [one for one in ODD_IDS if way != "http2" or one.isascii()]
+    async with gate() as (engine, running), await come(way, running) as visitor:
+        for given in odd:
+            answer = await visitor.ask(CHAT, ASK, f"x-request-id: {given}")
+            got = answer.header("x-request-id") or ""
+            assert len(got) == 32
+            assert int(got, 16) >= 0
+            assert engine.posts()[-1].header("x-request-id") == got
+            assert (await log_line(running, got))["outcome"] == "served"
+        ids = {line["request_id"] for line in running.log_lines("request")}
+        assert len(ids) == len(odd)
+
+
+async def test_two_request_ids_are_one() -> None:
+    async with gate() as (engine, running):
+        answer = await visit("fast", running, CHAT, ASK, "x-request-id: b d", "x-request-id: ok.1")
+        assert answer.header("x-request-id") == "ok.1"
+        assert [value for name, value in engine.posts()[0].headers if name == "x-request-id"] == ["ok.1"]
+
+
+async def test_more_connections_than_the_limit_are_turned_away_and_the_others_served() -> None:
+    async with gate(connections_max=2) as (_, running):
+        first, second = await raw(running), await raw(running)
+        async with first, second:
+            assert (await first.ask(post(CHAT, ASK))).status == 200
+            assert (await second.ask(get("/health"))).status == 200
+            async with await raw(running) as third:
+                answer = await third.answer()
+                assert (answer.status, answer.header("retry-after")) == (503, "1")
+                assert answer.header("x-sluicegate-outcome") == Outcome.SHED_BUSY.value
+                assert b'"code":"shed_busy"' in answer.body
+                assert await third.stream.receive_some() == b""
+            assert (await second.ask(post(CHAT, ASK))).status == 200
+        await _connections(running, 0)
+        assert (await ask(running, post(CHAT, ASK))).status == 200
+
+
+async def _connections(running: Running, count: int) -> None:
+    while running.gateway.listening.connections != count:
+        await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_streams_side_by_side_on_one_http2_connection() -> None:
+    """Each has its own slot and its own answer, and one that is cancelled takes nobody with it."""
+    async with gate(max_active=3) as (engine, running), Http2Visitor(await dial(running)) as visitor:
+        engine.script.next(Behaviour(hold=trio.Event(), hold_at=2))
+        await visitor.send(CHAT, question(stream=True))
+        await visitor.until_events(2)
+        cancelled = visitor.current
+        answer = await visitor.ask(CHAT, question(stream=True))
+        assert answer.body.count(b"[DONE]") == 1
+        visitor.h2.reset_stream(cancelled)
+        await visitor.flush()
+        await engine.until(lambda: engine.aborted == 1)
+        assert (await visitor.ask(CHAT, ASK)).status == 200
+        await at_rest(running)
+        assert running.outcomes() == {"served": 2, "client_gone_active": 1}

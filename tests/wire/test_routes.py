@@ -1,0 +1,357 @@
+"""What each route answers, in every state of the engine, and what passes through unchanged."""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from sluicegate.accept.server import bind
+from sluicegate.config.schema import UnixAddress
+from sluicegate.openai.routes import ENDPOINTS
+from sluicegate.outcome import Outcome
+from sluicegate.route.backends import EngineState
+from tests.contract.raw import RawAnswer, get, post
+from tests.fakes.engine import FakeEngine, open_engine
+from tests.fakes.routes import LEAKS
+from tests.fakes.script import Behaviour
+from tests.harness import CHAT, Running, configuration, open_gateway
+from tests.wire.visitors import WAYS, ask, assert_refused, at_rest, come, gate, question, raw, visit
+
+State = Callable[[FakeEngine, Running], Awaitable[None]]
+
+
+async def _starting(engine: FakeEngine, running: Running) -> None:
+    assert running.gateway.health == "starting"
+
+
+async def _ok(engine: FakeEngine, running: Running) -> None:
+    engine.refusing = False
+    await running.engine_state(EngineState.UP)
+
+
+async def _degraded(engine: FakeEngine, running: Running) -> None:
+    await _ok(engine, running)
+    engine.healthy = False
+    await running.engine_state(EngineState.DEGRADED)
+
+
+async def _without_model(engine: FakeEngine, running: Running) -> None:
+    await _ok(engine, running)
+    engine.model = ""
+    await running.engine_state(EngineState.DEGRADED)
+
+
+async def _down(engine: FakeEngine, running: Running) -> None:
+    await _ok(engine, running)
+    engine.kill()
+    await running.engine_state(EngineState.DOWN)
+
+
+@asynccontextmanager
+async def _in_state(state: State) -> AsyncIterator[tuple[FakeEngine, Running]]:
+    async with open_engine() as engine:
+        engine.refusing = True
+        config = configuration(await engine.listen_tcp())
+        async with open_gateway(config, wait_ready=False) as running:
+            await state(engine, running)
+            yield engine, running
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "why", "up"),
+    [
+        (_starting, "starting", "", 0),
+        (_ok, "ok", "", 1),
+        (_degraded, "degraded", "/health answers 503", 0),
+        (_without_model, "degraded", "the engine has no model loaded", 0),
+        (_down, "down", "cannot be reached", 0),
+    ],
+)
+async def test_health_ready_models_and_metrics_say_how_the_engine_is(
+    state: State, status: str, why: str, up: int
+) -> None:
+    async with _in_state(state) as (_, running):
+        healthy = status == "ok"
+        health = await ask(running, get("/health"))
+        ready = await ask(running, get("/ready"))
+        models = await ask(running, get("/v1/models"))
+        metrics = await ask(running, get("/metrics"))
+        assert [health.status, ready.status, models.status, metrics.status] == [200 if healthy else 503] * 3 + [200]
+        told: Any = health.json()
+        assert told["status"] == status
+        if healthy:
+            assert told == {"status": "ok", "models": ["fake-model"]}
+            assert ready.json() == {"ready": True}
+            assert models.body == running.gateway.models_body
+            listed: Any = models.json()
+            assert [model["id"] for model in listed["data"]] == ["fake-model"]
+        else:
+            assert why in told["why"] != ""
+            told = ready.json()
+            assert (told["ready"], why in told["why"]) == (False, True)
+            told = models.json()
+            assert told["error"]["code"] == models.header("x-sluicegate-outcome") == "engine_unavailable"
+            assert why in told["error"]["message"]
+        assert f"api_engine_up {float(up)}" in metrics.body.decode()
+        for answer in (health, ready, models, metrics):
+            assert len(answer.header("x-request-id") or "") == 32
+        assert running.outcomes() == {}, "looking is not a request"
+
+
+async def test_while_draining_health_is_the_engines_and_ready_is_no_more() -> None:
+    """On a connection that was in use when the drain began: new ones are not accepted any more."""
+    async with gate(max_active=1) as (engine, running), await raw(running) as asker, await raw(running) as watcher:
+        hold = trio.Event()
+        engine.script.next(Behaviour(hold=hold, hold_at=1))
+        await asker.stream.send_all(post(CHAT, question(stream=True)))
+        await asker.until_events(1)
+        assert (await watcher.ask(get("/ready"))).status == 200
+        running.gateway.stop()
+        await trio.testing.wait_all_tasks_blocked()
+        ready = await watcher.ask(get("/ready"))
+        assert (ready.status, ready.json()) == (503, {"ready": False, "why": "shutting down"})
+        health = await watcher.ask(get("/health"))
+        assert (health.status, health.json()) == (200, {"status": "ok", "models": ["fake-model"]})
+        with pytest.raises(OSError, match="failed"):
+            await raw(running)
+        hold.set()
+        assert (await asker.answer()).body.count(b"[DONE]") == 1
+        assert await asker.stream.receive_some() == b""
+        assert await watcher.stream.receive_some() == b""
+        await running.gateway.stopped.wait()
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_while_draining_a_request_on_an_idle_connection_is_told_so(way: str) -> None:
+    async with gate() as (engine, running), await raw(running) as asker, await come(way, running) as late:
+        hold = trio.Event()
+        assert (await late.ask(CHAT, question())).status == 200
+        engine.script.next(Behaviour(hold=hold, hold_at=1))
+        await asker.stream.send_all(post(CHAT, question(stream=True)))
+        await asker.until_events(1)
+        running.gateway.stop()
+        await trio.testing.wait_all_tasks_blocked()
+        await assert_refused(running, await late.ask(CHAT, question()), Outcome.SHED_DRAINING, 503)
+        hold.set()
+        assert (await asker.answer()).complete
+        await running.gateway.stopped.wait()
+        assert running.outcomes() == {"served": 2, "shed_draining": 1}
+        running.assert_at_rest()
+
+
+async def test_metrics_in_openmetrics_for_those_who_ask() -> None:
+    async with gate() as (_, running):
+        request = get("/metrics").replace(b"\r\n\r\n", b"\r\naccept: application/openmetrics-text\r\n\r\n")
+        assert (await ask(running, request)).body.endswith(b"# EOF\n")
+
+
+async def test_head_is_get_without_a_body() -> None:
+    async with gate() as (_, running), await raw(running) as client:
+        await client.stream.send_all(b"HEAD /health HTTP/1.1\r\nhost: gate\r\nconnection: close\r\n\r\n")
+        answer = await client.stream.receive_some()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.endswith(b"\r\n\r\n")
+        assert await client.stream.receive_some() == b""
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_needs_no_gpu_takes_no_slot(way: str) -> None:
+    async with gate(max_active=1, queue_max=0) as (engine, running), await raw(running) as holder:
+        hold = trio.Event()
+        engine.script.next(Behaviour(hold=hold))
+        await holder.stream.send_all(post(CHAT, question()))
+        await engine.until(lambda: engine.running == 1)
+        for path, body in {
+            "/tokenize": {"model": "fake-model", "prompt": "Where to?"},
+            "/detokenize": {"model": "fake-model", "tokens": [1]},
+            "/v1/messages/count_tokens": question("/v1/messages"),
+        }.items():
+            answer = await visit(way, running, path, body)
+            assert answer.status == 200, answer
+        assert (await visit(way, running)).status == 429, "the slot is taken all the while"
+        hold.set()
+        assert (await holder.answer()).status == 200
+        await at_rest(running)
+
+
+@pytest.mark.parametrize("configured", ["", "fake-model", "another"])
+async def test_a_body_without_model_gets_the_configured_or_the_engines_first(configured: str) -> None:
+    async with gate(model_name=configured) as (engine, running):
+        for body in ({"messages": [{"role": "user", "content": "Hm?"}]}, question(model=None)):
+            answer = await ask(running, post(CHAT, body))
+            assert answer.status == (404 if configured == "another" else 200)
+            sent: Any = engine.posts()[-1].json()
+            assert sent["model"] == (configured or "fake-model")
+        await ask(running, post(CHAT, question(model="mine")))
+        sent = engine.posts()[-1].json()
+        assert sent["model"] == "mine"
+
+
+def _multipart(size: int) -> tuple[str, bytes]:
+    field = b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nfake-model\r\n'
+    file = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + os.urandom(size)
+    return "multipart/form-data; boundary=b", field + file + b"\r\n--b--\r\n"
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@pytest.mark.parametrize("size", [0, 8_000_000])
+async def test_an_audio_file_is_passed_on_byte_for_byte(framing: str, size: int) -> None:
+    kind, body = _multipart(size)
+    async with gate() as (engine, running), await raw(running) as client:
+        head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nhost: gate\r\ncontent-type: {kind}\r\n"
+        if framing == "length":
+            await client.stream.send_all(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        else:
+            await client.stream.send_all(f"{head}transfer-encoding: chunked\r\n\r\n".encode())
+            for at in range(0, len(body), 100_000):
+                piece = body[at : at + 100_000]
+                await client.stream.send_all(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await client.stream.send_all(b"0\r\n\r\n")
+        answer = await client.answer()
+        assert answer.status == 200, answer
+        (seen,) = engine.posts()
+        assert seen.body == body
+        assert seen.header("content-type") == kind
+        assert (seen.header("content-length") is None) == (framing == "chunked")
+        await at_rest(running)
+        assert running.outcomes() == {"served": 1}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_body_of_8_mb_reaches_the_engine_unchanged(way: str) -> None:
+    text = "where does the water go? " * 320_000
+    body = b'{"model":"fake-model", "input" :["%b"],"encoding_format": "float" }' % text.encode()
+    async with gate() as (engine, running):
+        answer = await visit(way, running, "/v1/embeddings", body)
+        assert answer.status == 200
+        assert engine.posts()[0].body == body
+        await at_rest(running)
+
+
+async def test_a_large_answer_arrives_whole() -> None:
+    async with gate() as (_, running):
+        body = {"model": "fake-model", "input": ["x"] * 30_000}
+        for way in WAYS:
+            answer = await visit(way, running, "/v1/embeddings", body)
+            vectors: Any = answer.json()
+            assert len(vectors["data"]) == 30_000
+        await at_rest(running)
+
+
+async def test_headers_that_cross_and_those_that_do_not() -> None:
+    fields = (
+        "authorization: Bearer sesame",
+        "user-agent: t/1",
+        "cookie: c",
+        "x-forwarded-for: 6.6.6.6",
+        "te: trailers",
+    )
+    async with gate() as (engine, running):
+        answer = await ask(running, post(CHAT, question(), *fields))
+        sent = dict(engine.posts()[0].headers)
+        assert sent["authorization"] == "Bearer sesame"
+        assert sent["user-agent"] == "t/1"
+        assert sent.keys() == {
+            "host", "authorization", "user-agent", "content-type", "content-length", "x-request-id",
+        }  # fmt: skip
+        assert answer.header("vary") == "Origin"
+        assert answer.header("server") is None
+
+
+def _spellings(path: str) -> list[str]:
+    """Ways to write `path` that somebody might take for it."""
+    first, rest = path[1], path[2:]
+    escaped = f"/%{ord(first):02x}{rest}"
+    return [
+        path, path + "/", "/" + path, path + "?x=1", path + "?", path + ";x", path + "#x", path + "%00", path + "%20",
+        "/." + path, "/x/.." + path, "/v1/.." + path, escaped, escaped.upper() if first.islower() else escaped,
+        path.replace("/", "%2f"), "/" + path.replace("/", "%2f")[3:], path.replace("/", "\\"), path.upper(),
+        "http://gate" + path, "http://127.0.0.1:8000" + path, "//127.0.0.1:8000" + path,
+        CHAT + "/../../.." + path, CHAT + path, "/health" + path, CHAT + "?" + path, CHAT + "%3f" + path,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+async def test_no_other_route_of_the_engine_can_be_reached(method: str) -> None:
+    """However it is written: the engine sees probes and the paths of the route table, and nothing else."""
+    async with gate() as (engine, running):
+        client = await raw(running)
+        for leak in sorted(LEAKS):
+            for spelling in _spellings(leak):
+                try:
+                    answer = await client.ask(
+                        f"{method} {spelling} HTTP/1.1\r\nhost: gate\r\ncontent-length: 2\r\n\r\n{{}}".encode()
+                    )
+                except (EOFError, ConnectionResetError, trio.BrokenResourceError) as error:
+                    pytest.fail(f"{spelling}: {error!r}")
+                assert b"leaked" not in answer.body, spelling
+                assert answer.status in (400, 403, 404, 405), (spelling, answer)
+                if (answer.header("connection") or "").lower() == "close" or not answer.complete:
+                    await client.stream.aclose()
+                    client = await raw(running)
+        await client.stream.aclose()
+        assert {seen.path for seen in engine.seen} <= {"/health", "/v1/models", *ENDPOINTS}
+        await at_rest(running)
+        routes = {line["endpoint"] for line in running.log_lines("request")}
+        assert routes <= {"other", *ENDPOINTS}, "labels are bounded, whatever clients send"
+
+
+@pytest.mark.parametrize("path", [*ENDPOINTS, "/health", "/ready", "/metrics", "/v1/models"])
+async def test_a_known_path_with_another_method_is_a_405(path: str) -> None:
+    allowed = "POST" if path in ENDPOINTS else "GET"
+    async with gate() as (engine, running):
+        for method in {"GET", "POST", "PUT", "DELETE", "PATCH"} - {allowed}:
+            answer = await ask(running, f"{method} {path} HTTP/1.1\r\nhost: gate\r\ncontent-length: 0\r\n\r\n".encode())
+            assert (answer.status, answer.header("allow")) == (405, allowed), method
+            told: Any = answer.json()
+            assert ("type" in told) == path.startswith("/v1/messages"), "Anthropic's clients get Anthropic's error"
+        assert engine.posts() == []
+        assert running.outcomes() == {"invalid": 4}
+
+
+async def _over_unix(running: Running) -> RawAnswer:
+    async with await raw(running) as client:
+        assert (await client.ask(get("/ready"))).status == 200
+        return await client.ask(post(CHAT, question(stream=True)))
+
+
+async def test_unix_sockets_on_both_sides(tmp_path: Path) -> None:
+    listen = str(tmp_path / "gate.sock")
+    async with open_engine() as engine:
+        await engine.listen_unix(str(tmp_path / "engine.sock"))
+        config = configuration(f"unix:{tmp_path}/engine.sock", listen=UnixAddress(listen))
+        async with open_gateway(config) as running:
+            answer = await _over_unix(running)
+            assert (answer.status, answer.body.count(b"[DONE]")) == (200, 1)
+            for way in WAYS:
+                assert (await visit(way, running)).status == 200
+            await at_rest(running)
+        # It leaves its socket behind, as one that was killed would, and the next one takes its place.
+        assert await trio.Path(listen).exists()
+        async with open_gateway(config) as running:
+            assert (await _over_unix(running)).status == 200
+
+
+def test_a_unix_socket_that_somebody_listens_on_is_left_alone(tmp_path: Path) -> None:
+    path = str(tmp_path / "gate.sock")
+    with socket.socket(socket.AF_UNIX) as living:
+        living.bind(path)
+        living.listen()
+        with pytest.raises(OSError, match="somebody listens"):
+            bind(UnixAddress(path))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+
+
+def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "gate.sock"
+    path.write_text("precious")
+    with pytest.raises(OSError, match="in use"):
+        bind(UnixAddress(str(path)))
+    assert path.read_text() == "precious"
