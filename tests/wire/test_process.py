@@ -1,0 +1,194 @@
+"""The daemon as a process: its signals, its start, its log."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.contract.raw import RawClient, get, post
+from tests.fakes.engine import FakeEngine, open_engine
+from tests.fakes.script import Behaviour
+from tests.harness import CHAT
+from tests.unit.config.broken import BROKEN, Broken
+from tests.wire.daemons import TOML, Daemon, run
+from tests.wire.visitors import question
+
+STREAM = post(CHAT, question(stream=True), "x-request-id: stream")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "sluicegate.toml"
+
+
+@asynccontextmanager
+async def started(
+    config: Path, text: str = TOML, environ: dict[str, str] | None = None
+) -> AsyncIterator[tuple[FakeEngine, Daemon]]:
+    """A daemon before a fake engine, which it has found."""
+    async with open_engine() as engine, run(await engine.listen_tcp(), config, text, environ) as daemon:
+        await daemon.logged("engine_up")
+        yield engine, daemon
+
+
+async def streaming(engine: FakeEngine, daemon: Daemon) -> tuple[RawClient, trio.Event]:
+    """A client in the middle of a stream, which goes on when the event is set."""
+    hold = trio.Event()
+    engine.script.next(Behaviour(hold=hold, hold_at=3))
+    client = await daemon.dial()
+    await client.stream.send_all(STREAM)
+    await client.until_events(3)
+    return client, hold
+
+
+async def test_sigterm_finishes_what_runs_turns_away_the_rest_and_exits_0(config: Path) -> None:
+    async with started(config, environ={"MAX_ACTIVE": "1"}) as (engine, daemon):
+        client, hold = await streaming(engine, daemon)
+        async with client, await daemon.dial() as waiter, await daemon.dial() as watcher:
+            assert (await watcher.ask(get("/ready"))).status == 200
+            await waiter.stream.send_all(post(CHAT, question()))
+            while b"api_queue_depth 1.0" not in (await watcher.ask(get("/metrics"))).body:
+                await trio.lowlevel.checkpoint()
+            daemon.terminate()
+            shed = await waiter.answer()
+            assert (shed.status, shed.header("x-sluicegate-outcome")) == (503, "shed_draining")
+            assert shed.header("retry-after") == "1"
+            ready = await watcher.ask(get("/ready"))
+            assert (ready.status, ready.json()) == (503, {"ready": False, "why": "shutting down"})
+            with pytest.raises(OSError, match="failed"):
+                await daemon.dial()
+            assert daemon.process.returncode is None
+            hold.set()
+            answer = await client.answer()
+            assert answer.complete
+            assert b"data: [DONE]" in answer.events()
+        assert await daemon.process.wait() == 0
+        (stopped,) = await daemon.logged("stopped")
+        assert stopped["detail"] == "2 requests served or refused"
+        assert {line["outcome"] for line in daemon.lines("request")} == {"served", "shed_draining"}
+
+
+async def test_what_outlasts_the_drain_is_cut_with_an_error_event(config: Path) -> None:
+    async with started(config, TOML + "[timeouts]\ndrain_s = 0.1\n") as (engine, daemon):
+        client, _ = await streaming(engine, daemon)
+        async with client:
+            daemon.terminate()
+            answer = await client.answer()
+        assert answer.complete
+        assert b'"code":"shed_draining"' in answer.events()[-1]
+        assert b"[DONE]" not in answer.body
+        assert await daemon.process.wait() == 0
+        await engine.until(lambda: engine.running == 0)
+        assert daemon.lines("cut")[0]["level"] == "warning"
+
+
+async def test_a_second_sigterm_cuts_at_once(config: Path) -> None:
+    async with started(config, TOML + "[timeouts]\ndrain_s = 1000\n") as (engine, daemon):
+        client, _ = await streaming(engine, daemon)
+        async with client:
+            daemon.terminate()
+            await daemon.logged("draining")
+            daemon.terminate()
+            answer = await client.answer()
+        assert answer.complete
+        assert b'"code":"shed_draining"' in answer.events()[-1]
+        assert await daemon.process.wait() == 0
+
+
+async def test_sigint_stops_an_idle_one_at_once(config: Path) -> None:
+    async with started(config) as (_, daemon), await daemon.dial() as client:
+        assert (await client.ask(get("/ready"))).status == 200
+        daemon.process.send_signal(2)
+        assert await daemon.process.wait() == 0
+        assert await client.stream.receive_some() == b""
+
+
+async def test_it_starts_without_an_engine_and_serves_when_one_appears(config: Path) -> None:
+    async with open_engine() as engine:
+        with socket.create_server(("127.0.0.1", 0)) as reserved:
+            port = reserved.getsockname()[1]
+        async with run(f"http://127.0.0.1:{port}", config) as daemon:
+            health = await daemon.ask(get("/health"))
+            assert (health.status, health.json()["status"]) == (503, "starting")
+            refused = await daemon.ask(post(CHAT, question()))
+            assert (refused.status, refused.header("x-sluicegate-outcome")) == (503, "engine_unavailable")
+            await engine.listen_tcp(port=port)
+            await daemon.logged("engine_up")
+            assert (await daemon.ask(get("/ready"))).status == 200
+            assert (await daemon.ask(post(CHAT, question()))).status == 200
+
+
+@pytest.mark.parametrize("broken", BROKEN[::5][:10], ids=lambda broken: broken.name)
+def test_a_broken_configuration_does_not_start(broken: Broken, config: Path) -> None:
+    """Ten of them as processes; tests/unit has all of them."""
+    config.write_text(broken.text)
+    environ = {name: value for name, value in os.environ.items() if name not in ("LISTEN", "VLLM_BASE_URL")}
+    for command in ("serve", "check"):
+        argv = [sys.executable, "-m", "sluicegate", command, "--config", str(config)]
+        done = subprocess.run(argv, env=environ | broken.environ, capture_output=True, text=True, timeout=30)
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", broken.expected(str(config)) + "\n")
+
+
+async def test_an_address_in_use_is_one_sentence_and_exit_1(config: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        async with run("http://127.0.0.1:1", config, environ={"LISTEN": address}) as daemon:
+            assert await daemon.process.wait() == 1
+            await daemon.says(b"\n")
+            assert daemon.output.startswith(f"sluicegate: cannot listen on {address}: Address already in use".encode())
+            assert daemon.output.count(b"\n") == 1
+
+
+async def test_a_stale_unix_socket_is_replaced(config: Path, tmp_path: Path) -> None:
+    path = str(tmp_path / "gate.sock")
+    for _ in range(2):  # the first one is killed and leaves its socket behind
+        async with (
+            open_engine() as engine,
+            run(await engine.listen_tcp(), config, environ={"LISTEN": f"unix:{path}"}) as daemon,
+        ):
+            await daemon.logged("engine_up")
+            async with RawClient(await trio.open_unix_socket(path)) as client:
+                assert (await client.ask(post(CHAT, question()))).status == 200
+
+
+async def test_on_a_terminal_the_log_is_for_people(config: Path) -> None:
+    async with open_engine() as engine, run(await engine.listen_tcp(), config, terminal=True) as daemon:
+        await daemon.says(b" INFO    listening ")
+        await daemon.says(b" INFO    engine_up ")
+        assert b"{" not in daemon.output
+        daemon.terminate()
+        assert await daemon.process.wait() == 0
+
+
+async def test_no_prompt_and_no_key_is_ever_logged(config: Path) -> None:
+    """Whatever becomes of a request that holds them, at the most talkative level."""
+    fields = ("authorization: Bearer sk-sesame", "x-api-key: sk-sesame", "cookie: sesame", "user-agent: sesame")
+    secret = question(messages=[{"role": "user", "content": "sesame"}], user="sesame")
+    async with started(config, environ={"LOG_LEVEL": "debug"}) as (engine, daemon):
+        requests = [
+            post(CHAT, secret, *fields),
+            post(CHAT, secret | {"stream": True}, *fields),
+            post(CHAT, secret | {"model": "sesame"}, *fields),
+            post(CHAT, secret | {"stream": "sesame", "stream_options": 3}, *fields),
+            post(CHAT, b'{"sesame": "sesame', *fields),
+            post("/tokenize", {"prompt": "sesame"}, *fields),
+            post("/sesame?sesame=sesame", secret, *fields),
+            post(CHAT + "?key=sesame", secret, *fields),
+            b"POST /sesame sesame\r\nsesame: sesame\r\n\r\n",
+            b"GET /sesame HTTP/1.1\r\nhost: sesame\r\nsesame sesame: sesame\r\n\r\n",
+        ]
+        for request in requests:
+            await daemon.ask(request)
+        engine.kill()
+        await daemon.ask(requests[0])
+        daemon.terminate()
+        assert await daemon.process.wait() == 0
+        await daemon.logged("stopped")
+        assert len(daemon.lines("request")) >= len(requests)
+        assert b"sesame" not in daemon.output
