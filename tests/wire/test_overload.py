@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+import pytest
 import trio
 
 from tests.contract.raw import get, post
