@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import trio
 
@@ -19,6 +20,8 @@ from .relay.forward import EngineUnreachable, Exchange, Patience, begin, stream
 from .relay.pool import Pool
 from .relay.pump import EngineIdle, Pump
 from .route.backends import Backend, Backends
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -117,7 +120,7 @@ class Pipeline:
                     return await self._stream(call, facts, exchange, patience)
                 return await self._answer(call, exchange)
         except EngineBroken as error:
-            self._suspect(call.backend, error)
+            self._suspect(_known(call.backend), error)
             if not call.client.started:
                 raise Refusal(Outcome.ENGINE_ERROR, 502, "The engine broke off before it answered. Retry.") from None
             message = "The engine broke off in the middle of its answer. Retry."
@@ -217,10 +220,8 @@ class Pipeline:
         message = f"The engine did not begin to answer within {timeouts.first_token_s:g} s."
         return Refusal(Outcome.TIMEOUT_FIRST_TOKEN, 504, message)
 
-    def _suspect(self, backend: Backend | None, error: EngineUnreachable | EngineBroken) -> None:
+    def _suspect(self, backend: Backend, error: EngineUnreachable | EngineBroken) -> None:
         """A request failed at `backend`: have it probed at once, and unless it listens, use it no more till then."""
-        if backend is None:
-            return
         if isinstance(error, EngineUnreachable):
             backend.failed(f"the engine at {backend.address} cannot be reached ({error.why})")
             self.pools[backend].close_idle()
@@ -239,6 +240,6 @@ def _engine_failed(status: int) -> Refusal:
     return Refusal(Outcome.ENGINE_ERROR, 502, message)
 
 
-def _known(moment: float | None) -> float:
-    assert moment is not None
-    return moment
+def _known(value: T | None) -> T:
+    assert value is not None
+    return value

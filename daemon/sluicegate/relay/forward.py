@@ -10,11 +10,16 @@ from ..exchange import Client, Headers, Request
 from .connection import AnswerHead, EngineBroken, EngineConnection
 from .message import answer_headers, request_head
 from .pool import Pool
-from .pump import Pump
+from .pump import EngineIdle, Pump
 from .splice import Meter, Splicer, Splitter
 
 #: Bodies above this are sent apart from their head instead of being copied behind it (bytes).
 COPY_MAX = 65536
+
+
+#: How long the end of the body may take to follow the end of the stream in it (seconds). They come together; an engine
+#: that is stuck between them must not keep a client waiting that has everything.
+TAIL_S = 1.0
 
 
 class EngineUnreachable(Exception):
@@ -150,7 +155,7 @@ async def stream(
     try:
         if await _carry(exchange, client, meter, splitter, patience, idle_s, pump):
             return
-    except EngineBroken:
+    except (EngineBroken, EngineIdle):
         if not (meter.ended or meter.failed) or splitter.mid_event:
             raise
     if not (meter.ended or meter.failed):
@@ -173,7 +178,7 @@ async def _carry(
 ) -> bool:
     """Bring the events to the client; whether the end of the body has gone out as well (it has, from the pump)."""
     connection = exchange.connection
-    while (part := await connection.body_part()) is not None:
+    while (part := await _next_part(connection, meter)) is not None:
         events = meter.pass_on(splitter.feed(part))
         if events:
             patience.extend(math.inf)
@@ -186,3 +191,11 @@ async def _carry(
                 return True
         patience.extend(idle_s)
     return False
+
+
+async def _next_part(connection: EngineConnection, meter: Meter) -> bytes | None:
+    if not meter.ended:
+        return await connection.body_part()
+    with trio.move_on_after(TAIL_S):
+        return await connection.body_part()
+    raise EngineBroken("the engine ended its stream, but not its answer")
