@@ -7,8 +7,9 @@ import pytest
 from trio.testing import MockClock
 
 from sluicegate.outcome import Outcome
+from sluicegate.relay.forward import TAIL_S
 from tests.fakes.engine import MODEL, open_engine
-from tests.fakes.script import Behaviour, Fault, Kind
+from tests.fakes.script import AT_END, Behaviour, Fault, Kind
 from tests.harness import CHAT, simulate
 from tests.simulation.visiting import QUESTIONS, answer_with, question, visit
 
@@ -97,14 +98,18 @@ async def test_vllms_responses_break_off_when_the_engine_fails_and_get_an_event(
 
 
 @pytest.mark.parametrize("path", QUESTIONS)
-async def test_a_stream_that_breaks_behind_its_end_was_complete(autojump_clock: MockClock, path: str) -> None:
+@pytest.mark.parametrize("kind", [Kind.CLOSE, Kind.RESET, Kind.STALL])
+async def test_a_stream_that_breaks_behind_its_end_was_complete(
+    autojump_clock: MockClock, path: str, kind: Kind
+) -> None:
     async with open_engine() as engine, simulate(engine) as running:
         whole = await visit(running, question(path, stream=True), path)
-        engine.script.next(Behaviour(fault=Fault(Kind.CLOSE, 1_000_000_000)))
+        engine.script.next(Behaviour(fault=Fault(kind, AT_END)))
         visitor = await visit(running, question(path, stream=True), path)
         assert visitor.outcome == "served"
         assert len(visitor.events) == len(whole.events)
         assert visitor.client.finished
+        assert visitor.took_s == (TAIL_S if kind is Kind.STALL else 0.0)
         running.assert_at_rest()
 
 

@@ -119,6 +119,7 @@ async def test_a_request_that_cannot_be_sent_is_a_broken_exchange(error: Excepti
         b"SSH-2.0-OpenSSH_9.2\r\n",
         b"HTTP/2 200\r\n\r\n",
         b"HTTP/1.1 2x0 OK\r\n\r\n",
+        b"HTTP/1.1 000 OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
         b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\nhello",
