@@ -23,5 +23,6 @@ async def engine(real_engine: RealEngine) -> AsyncIterator[Target]:
     with trio.fail_after(PATIENCE_S):
         await until(real_engine.target, idle)
     yield real_engine.target
-    with trio.fail_after(PATIENCE_S):
-        await until(real_engine.target, idle)
+    if real_engine.runs:
+        with trio.fail_after(PATIENCE_S):
+            await until(real_engine.target, idle)

@@ -49,14 +49,6 @@ class Program:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(END_S)
 
-    def family(self) -> set["Relative"]:
-        """It and all of its descendants that live now."""
-        known = {relative.pid: relative for relative in Relative.everybody()}
-        family = {self.process.pid}
-        while more := {pid for pid, relative in known.items() if relative.parent in family} - family:
-            family |= more
-        return {known[pid] for pid in family if pid in known}
-
     @property
     def _output(self) -> IO[str]:
         assert self.process.stdout is not None
@@ -94,6 +86,15 @@ class Relative:
 
     def __repr__(self) -> str:
         return f"<{self.name} {self.pid} of {self.parent}>"
+
+
+def family(pid: int) -> set[Relative]:
+    """A process and all of its descendants that live now."""
+    known = {relative.pid: relative for relative in Relative.everybody()}
+    members = {pid}
+    while more := {pid for pid, relative in known.items() if relative.parent in members} - members:
+        members |= more
+    return {known[pid] for pid in members if pid in known}
 
 
 @contextmanager

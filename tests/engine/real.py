@@ -48,16 +48,27 @@ class RealEngine:
         return repr(self.engine)
 
     @property
+    def pid(self) -> int:
+        """The process id of its API server."""
+        assert self.engine.pid is not None
+        return self.engine.pid
+
+    @property
     def target(self) -> Target:
         """What raw requests and questions are made with."""
         return Target(self.base_url, self.model)
 
     def ensure_running(self) -> None:
         """Start it unless it runs, and wait until it is ready: a test that kills it need not start it for the next."""
-        if self._started and self.engine.wait(0) is None:
+        if self.runs:
             return
         self.start()
         self.engine.wait_ready(START_S)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and has not ended since."""
+        return self._started and self.engine.wait(0) is None
 
     def start(self) -> None:
         """Start it without waiting for it."""

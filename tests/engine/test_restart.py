@@ -1,5 +1,9 @@
 """The engine dies in the middle of a stream and comes back: the gateway tells the truth throughout, and stays up."""
 
+import os
+import signal
+from collections import Counter
+
 import msgspec
 import pytest
 import trio
@@ -7,6 +11,7 @@ import trio
 from sluicegate.route.backends import EngineState
 from tests.contract.raw import RawAnswer, get, post
 from tests.contract.target import DIALECTS, PATIENCE_S, Target
+from tests.engine.programs import family
 from tests.engine.real import START_S, RealEngine
 from tests.engine.waits import POLL_S, entered, until_status
 from tests.harness import Running, configuration, open_gateway
@@ -18,6 +23,9 @@ BACK_S = 2.0
 
 CHAT = DIALECTS["chat"]
 
+#: What a request is told that reaches an engine at the moment of its death.
+LATE = [(502, "engine_error"), (502, "engine_unavailable"), (503, "engine_unavailable")]
+
 
 async def test_killed_in_mid_stream_and_started_again(engine: Target, real_engine: RealEngine) -> None:
     # The time between probes is that of production: it decides how soon the engine's return is seen.
@@ -27,7 +35,6 @@ async def test_killed_in_mid_stream_and_started_again(engine: Target, real_engin
         gate = Target(running.base_url, engine.model)
         with trio.fail_after(PATIENCE_S):
             await kill_under_load(running, engine, real_engine)
-        assert running.gateway.backends.state is EngineState.DOWN
         for path, answer in [(path, await gate.ask(get(path))) for path in ("/health", "/ready", "/v1/models")]:
             assert answer.status == 503, path
         assert running.metric("api_engine_up") == 0
@@ -47,6 +54,39 @@ async def test_killed_in_mid_stream_and_started_again(engine: Target, real_engin
         assert states == ["engine_up", "engine_down", "engine_up"]
 
 
+@pytest.mark.xfail(
+    strict=True, reason="vLLM sends [DONE] behind the error of its dead core, and account/usage.py passes it on"
+)
+async def test_its_core_killed_in_mid_stream(real_engine: RealEngine) -> None:
+    """What an out-of-memory kill or a CUDA error does: vLLM's API server lives on, tells of it, and ends a bit later.
+
+    The last test of the module, which leaves the engine dead.
+    """
+    engine = real_engine.target
+    endless = engine.question("chat", limit=1800, ignore_eos=True)
+    async with open_gateway(configuration(engine.base_url)) as running:
+        gate = Target(running.base_url, engine.model)
+        with trio.fail_after(PATIENCE_S):
+            async with await gate.connect() as streamed, await gate.connect() as whole:
+                await streamed.stream.send_all(post(CHAT, endless | {"stream": True}))
+                await whole.stream.send_all(post(CHAT, endless))
+                await entered(running, active=2, waiting=0)
+                await streamed.until_events(4)
+                (core,) = [relative for relative in family(real_engine.pid) if "EngineCor" in relative.name]
+                os.kill(core.pid, signal.SIGKILL)
+                stream = await streamed.answer()
+                broken = await whole.answer()
+            await running.engine_state(EngineState.DOWN)
+            refused = await gate.ask(post(CHAT, endless))
+        running.assert_at_rest()
+        assert running.outcomes() == {"engine_error": 2, "engine_unavailable": 1}
+    assert (broken.status, refused.status) == (502, 503)
+    assert stream.complete
+    assert b"[DONE]" not in stream.body
+    assert b": sluicegate" not in stream.body
+    assert b'"error"' in stream.data()[-1]
+
+
 async def kill_under_load(running: Running, engine: Target, real_engine: RealEngine) -> None:
     """SIGKILL while one client reads a stream, one waits for a whole answer and one for a slot: what each is told."""
     gate = Target(running.base_url, engine.model)
@@ -62,13 +102,14 @@ async def kill_under_load(running: Running, engine: Target, real_engine: RealEng
         assert_ends_in_an_error(await streamed.answer())
         broken = await whole.answer()
         assert (broken.status, broken.header("x-sluicegate-outcome")) == (502, "engine_error")
-        # It got its slot when the others lost theirs: the door's 503 if the engine was known to be gone by then.
+        # It got its slot when the others lost theirs, from an engine that was dying still, or dead, or known to be.
         late = await queued.answer()
-        assert late.status in (502, 503)
-        assert late.header("x-sluicegate-outcome") == "engine_unavailable"
+        outcome = late.header("x-sluicegate-outcome")
+        assert (late.status, outcome) in LATE
     await running.settled()
     running.assert_at_rest()
-    assert running.outcomes() == {"engine_truncated": 1, "engine_error": 1, "engine_unavailable": 1}
+    assert Counter(running.outcomes()) == Counter(["engine_truncated", "engine_error", outcome])
+    await running.engine_state(EngineState.DOWN)
 
 
 def assert_ends_in_an_error(answer: RawAnswer) -> None:

@@ -20,7 +20,7 @@ import trio
 from sluicegate.embedded.prepare import EnginePaths
 from tests.contract.raw import post
 from tests.contract.target import DIALECTS, PATIENCE_S, Target
-from tests.engine.programs import END_S, Program, running
+from tests.engine.programs import END_S, Program, family, running
 from tests.engine.real import RealEngine, engine_environment, free_port
 from tests.engine.waits import refused, until_status
 
@@ -128,13 +128,13 @@ async def test_serve_finishes_its_streams_on_sigterm(runs: Runs, tmp_path: Path)
 
 async def test_ctrl_c_ends_all_of_it(runs: Runs) -> None:
     """The last test of the module: afterwards nothing runs any more."""
-    family = runs.serving.family()
+    started = family(runs.serving.process.pid)
     # The program, the gateway, the engine's three processes, and a guard before each of the two.
-    assert len(family) >= 7
+    assert len(started) >= 7
     assert runs.socket.is_socket()
     status = await trio.to_thread.run_sync(runs.serving.interrupt)
     assert status == 0, runs.serving.errors.read_text()
-    assert [relative for relative in family if relative.lives()] == []
+    assert [relative for relative in started if relative.lives()] == []
     assert not runs.socket.parent.exists()
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
