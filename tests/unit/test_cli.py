@@ -11,13 +11,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from tests.unit.config.broken import BROKEN, Broken
 
 import sluicegate
 from sluicegate import cli
 from sluicegate.config import load as load_module
 from sluicegate.config.schema import AdmissionConfig, Config
 from sluicegate.config.settings import SETTINGS
+from tests.unit.config.broken import BROKEN, Broken
 
 NAMES = [setting.env for setting in SETTINGS.values() if setting.env]
 Serve = Callable[[Callable[[Config], int]], None]

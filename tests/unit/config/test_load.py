@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from tests.unit.config.broken import BROKEN, Broken
 
 from sluicegate.config import load as load_module
 from sluicegate.config.load import ConfigError, Fault, Origin, load, load_file, resolve, resolve_file
@@ -17,6 +16,7 @@ from sluicegate.config.schema import (
     TimeoutConfig,
     UnixAddress,
 )
+from tests.unit.config.broken import BROKEN, Broken
 
 
 @pytest.mark.parametrize("text", [None, "", "# nothing\n", "[admission]\n"])
