@@ -9,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.fakes.script import Behaviour
 from tests.harness import CHAT, Running
 from tests.wire.test_admission_over_sockets import line_up, occupy
-from tests.wire.visitors import WAYS, at_rest, come, gate, question, visit
+from tests.wire.visitors import WAYS, Http2Visitor, at_rest, come, gate, question, visit
 
 LEAVINGS = [(way, how) for way in WAYS for how in ("close", "reset", "half_close")] + [("http2", "cancel")]
 pytestmark = pytest.mark.parametrize(("way", "how"), LEAVINGS)
@@ -42,6 +42,17 @@ async def test_a_client_gone_while_waiting_is_out_of_the_line_at_once(way: str, 
         await at_rest(running)
 
 
+async def test_a_client_gone_between_two_requests_is_no_request(way: str, how: str) -> None:
+    async with gate() as (_, running), await come(way, running) as leaver:
+        assert (await leaver.ask(CHAT, question())).status == 200
+        await leaver.leave("close" if how == "cancel" else how)
+        with trio.fail_after(SOON_S):
+            while running.gateway.listening.connections:
+                await wait_all_tasks_blocked()
+        assert running.outcomes() == {"served": 1}
+        await at_rest(running)
+
+
 @pytest.mark.parametrize(("stream", "events"), [(False, 0), (True, 0), (True, 3)], ids=["whole", "prefill", "stream"])
 async def test_a_client_gone_while_active_frees_its_slot_and_the_engine(
     way: str, how: str, stream: bool, events: int
@@ -57,4 +68,25 @@ async def test_a_client_gone_while_active_frees_its_slot_and_the_engine(
             await engine.until(lambda: engine.running == 0 and engine.aborted == 1)
         await _outcome(running, "client_gone_active")
         assert (await visit(way, running)).status == 200, "the slot is free"
+        await at_rest(running)
+
+
+async def test_a_client_gone_before_its_body_was_whole_reaches_nobody(way: str, how: str) -> None:
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: gate\r\ncontent-type: application/json\r\n"
+    framing = {
+        "fast": 'content-length: 99\r\n\r\n{"mess',
+        "chunked": 'transfer-encoding: chunked\r\n\r\n6\r\n{"mess\r\n',
+    }
+    async with gate() as (engine, running), await come(way, running) as leaver:
+        if isinstance(leaver, Http2Visitor):
+            await leaver.begin(CHAT)
+            await leaver.more(b'{"mess')
+        else:
+            await leaver.stream.send_all((head + framing[way]).encode())
+        while running.gateway.ledger.open_count == 0:
+            await wait_all_tasks_blocked()
+        await leaver.leave(how)
+        await _outcome(running, "client_gone_queued")
+        assert engine.posts() == []
+        assert (await visit(way, running)).status == 200
         await at_rest(running)

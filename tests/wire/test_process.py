@@ -1,5 +1,6 @@
 """The daemon as a process: its signals, its start, its log."""
 
+import json
 import os
 import socket
 import subprocess
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from sluicegate import lifecycle
 from tests.contract.raw import RawClient, get, post
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.script import Behaviour
-from tests.harness import CHAT
+from tests.harness import CHAT, configuration
 from tests.unit.config.broken import BROKEN, Broken
 from tests.wire.daemons import TOML, Daemon, run
 from tests.wire.visitors import question
@@ -147,7 +149,7 @@ async def test_an_address_in_use_is_one_sentence_and_exit_1(config: Path) -> Non
 
 async def test_a_stale_unix_socket_is_replaced(config: Path, tmp_path: Path) -> None:
     path = str(tmp_path / "gate.sock")
-    for _ in range(2):  # the first one is killed and leaves its socket behind
+    for killed in (True, False):  # the first one leaves its socket behind
         async with (
             open_engine() as engine,
             run(await engine.listen_tcp(), config, environ={"LISTEN": f"unix:{path}"}) as daemon,
@@ -155,6 +157,10 @@ async def test_a_stale_unix_socket_is_replaced(config: Path, tmp_path: Path) -> 
             await daemon.logged("engine_up")
             async with RawClient(await trio.open_unix_socket(path)) as client:
                 assert (await client.ask(post(CHAT, question()))).status == 200
+            assert f"unix:{path}" in daemon.lines("listening")[0]["detail"]
+            if not killed:
+                daemon.terminate()
+                assert await daemon.process.wait() == 0
 
 
 async def test_on_a_terminal_the_log_is_for_people(config: Path) -> None:
@@ -192,3 +198,21 @@ async def test_no_prompt_and_no_key_is_ever_logged(config: Path) -> None:
         await daemon.logged("stopped")
         assert len(daemon.lines("request")) >= len(requests)
         assert b"sesame" not in daemon.output
+
+
+def test_a_crash_is_logged_without_its_message_and_not_hidden(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def crash(_: object, listeners: list[trio.SocketListener], task_status: object) -> None:
+        for listener in listeners:
+            await listener.aclose()
+        raise RuntimeError("sesame")
+
+    monkeypatch.setattr(lifecycle.Gateway, "run", crash)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        lifecycle.serve(configuration())
+    assert caught.group_contains(RuntimeError, match="sesame")
+    (line,) = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert (line["event"], line["level"]) == ("crashed", "error")
+    assert line["detail"].startswith("RuntimeError at ")
+    assert "sesame" not in line["detail"]

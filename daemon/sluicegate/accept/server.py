@@ -11,7 +11,7 @@ from typing import Any
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config as HypercornConfig
-from hypercorn.events import Event, RawData
+from hypercorn.events import Event, RawData, Updated
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
@@ -49,6 +49,7 @@ class GateServer(TCPServer):
         super().__init__(*args)
         self._stall_s = stall_s
         self._first_bytes = first_bytes
+        self._read_out = False
 
     async def run(self) -> None:
         """Serve the connection, of which `first_bytes` have been read already."""
@@ -74,7 +75,9 @@ class GateServer(TCPServer):
                 await self.idle_task.restart(self._task_group, self._idle_timeout)
                 await self.protocol.handle(RawData(self._first_bytes))
                 await self._read_data()
-                # Hypercorn would hold the closed connection for the rest of its idle time.
+                # Hypercorn would hold the closed connection for the rest of its idle time, and begin that anew with
+                # the end of an answer that is under way.
+                self._read_out = True
                 await self.idle_task.stop()
         except* (OSError, ClientGone, ClientStalled):
             pass
@@ -89,7 +92,7 @@ class GateServer(TCPServer):
         if isinstance(event, RawData):
             async with self.send_lock:
                 await self._send_bounded(event.data)
-        else:
+        elif not (self._read_out and isinstance(event, Updated)):
             await super().protocol_send(event)
 
     async def _send_bounded(self, data: bytes) -> None:
