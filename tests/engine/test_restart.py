@@ -54,9 +54,6 @@ async def test_killed_in_mid_stream_and_started_again(engine: Target, real_engin
         assert states == ["engine_up", "engine_down", "engine_up"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="vLLM sends [DONE] behind the error of its dead core, and account/usage.py passes it on"
-)
 async def test_its_core_killed_in_mid_stream(real_engine: RealEngine) -> None:
     """What an out-of-memory kill or a CUDA error does: vLLM's API server lives on, tells of it, and ends a bit later.
 

@@ -41,7 +41,7 @@ class StreamMeter:
     ping, an error, or the announcement of a response). `last_at`: when the latest event with data came.
     `ended`: the dialect's own end marker was seen: `[DONE]`, `message_stop`, or response.completed, .incomplete or
     .failed. `failed`: the engine itself reported an error in the stream. `done_count`: how many `[DONE]` the engine
-    sent; only the first is passed on.
+    sent; only the first is passed on, and none behind an error.
     """
 
     __slots__ = (
@@ -130,7 +130,8 @@ class StreamMeter:
         if data.strip() == b"[DONE]":
             self.done_count += 1
             self.ended = self.ended or self._dialect not in _MARKERS
-            return event if self.done_count == 1 else b""
+            # vLLM says [DONE] behind its own error, too: that stream would pass for complete.
+            return event if self.done_count == 1 and not self.failed else b""
         chunk = _decode(data)
         kind = name or chunk.kind
         if kind == "error" or _there(chunk.error):

@@ -23,13 +23,16 @@ class Stream:
     def __str__(self) -> str:
         return next(name for name, stream in STREAMS.items() if stream is self)
 
-    @property
-    def hidden(self) -> int | None:
-        """The index of the event that a client which did not ask must not see.
+    def withheld(self, asked: bool) -> set[int]:
+        """The indices of the events that a client must not see.
 
-        None for an opaque request: the gate did not ask in it, so it was the client that did.
+        The usage chunk, if it did not ask for it; in an opaque request the gate did not ask, so it was the client that
+        did. And the [DONE] behind an error, which would make a broken stream pass for complete.
         """
-        return None if self.dialect is Dialect.PLAIN else self.usage_chunk
+        indices = {index for index, event in enumerate(self.events) if self.failed and event == DONE}
+        if self.usage_chunk is not None and not asked and self.dialect is not Dialect.PLAIN:
+            indices.add(self.usage_chunk)
+        return indices
 
     @property
     def whole(self) -> bytes:

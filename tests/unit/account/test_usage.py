@@ -35,7 +35,8 @@ def relay(meter: StreamMeter, events: Iterable[bytes]) -> list[bytes]:
 def test_who_did_not_ask_gets_all_but_the_usage_chunk(stream: Stream) -> None:
     meter = meter_for(stream.dialect)
     passed = relay(meter, stream.events)
-    assert passed == [b"" if index == stream.hidden else event for index, event in enumerate(stream.events)]
+    withheld = stream.withheld(asked=False)
+    assert passed == [b"" if index in withheld else event for index, event in enumerate(stream.events)]
     assert all(out is event for out, event in zip(passed, stream.events, strict=True) if out)
     assert (meter.usage, meter.ended, meter.failed) == (stream.usage, stream.ended, stream.failed)
 
@@ -54,6 +55,8 @@ def test_who_asked_gets_the_usage_chunk_with_a_stamp(stream: Stream) -> None:
             assert after == before | {
                 "sluicegate": {"ttft_s": 2.0, "latency_s": 2.0, "tokens_per_second": stream.usage.completion / 2}
             }
+        elif index in stream.withheld(asked=True):
+            assert out == b""
         else:
             assert out is event
     assert (meter.usage, meter.ended, meter.failed) == (stream.usage, stream.ended, stream.failed)
