@@ -189,7 +189,7 @@ async def _carry(
             if pump and splice and connection.sock and answer.chunked and not answer.complete:
                 await pump.carry(connection, Splicer(answer, splitter, meter), splice)
                 return True
-        patience.extend(idle_s)
+        patience.extend(math.inf if meter.ended else idle_s)
     return False
 
 
