@@ -56,14 +56,15 @@ async def assert_broken(running: Running, answer: RawAnswer, outcome: str, path:
 
 
 @every_way
-@pytest.mark.parametrize("path", QUESTIONS)
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
 async def test_whatever_form_the_engine_gives_it_the_stream_is_the_same(way: str, path: str) -> None:
     async with gate() as (engine, running):
-        engine.script.next(ONE_BY_ONE)
+        few = Behaviour(token_interval_s=0.002, tokens=3)
+        engine.script.next(few)
         plain = await stream(way, running, path)
         assert plain.body.count(b": sluicegate {") == 1
         for form in FORMS:
-            engine.script.next(ONE_BY_ONE.but(wire=form, token_interval_s=0.002))
+            engine.script.next(few.but(wire=form))
             answer = await stream(way, running, path)
             assert (answer.status, answer.complete) == (200, True), form
             assert without_additions(answer) == without_additions(plain), form
@@ -92,7 +93,7 @@ async def test_an_engine_that_breaks_off_at_any_byte(way: str) -> None:
         engine.script.next(behaviour)
         whole = without_additions(await stream(way, running))
         served = False
-        for at in range(1, 2000, 23):
+        for at in range(1, 2000, 41):
             engine.script.next(behaviour.but(fault=Fault(Kind.CLOSE, at_byte=at)))
             answer = await stream(way, running)
             line = await log_line(running, answer.header("x-request-id"))
@@ -126,13 +127,18 @@ async def test_the_engines_own_error_is_passed_on_once(way: str, path: str) -> N
 @every_way
 @pytest.mark.parametrize("kind", [Kind.CLOSE, Kind.RESET, Kind.STALL])
 async def test_what_breaks_behind_the_end_breaks_nothing(way: str, kind: Kind) -> None:
-    async with gate(idle_s=0.2) as (engine, running):
-        for path in QUESTIONS:
-            engine.script.next(ONE_BY_ONE.but(fault=Fault(kind, AT_END)))
+    async with gate(idle_s=0.2, max_active=len(QUESTIONS)) as (engine, running):
+        engine.script.default = ONE_BY_ONE.but(fault=Fault(kind, AT_END))
+
+        async def one(path: str) -> None:
             answer = await stream(way, running, path)
             assert (answer.status, answer.complete) == (200, True)
             assert answer.events()[-1].startswith(b": sluicegate {")
             assert (await log_line(running, answer.header("x-request-id")))["outcome"] == "served"
+
+        async with trio.open_nursery() as nursery:
+            for path in QUESTIONS:
+                nursery.start_soon(one, path)
         await at_rest(running)
 
 
