@@ -187,8 +187,12 @@ async def _carry(
             await client.send(events)
             answer, splice = connection.answer, client.splice
             if pump and splice and connection.sock and answer.chunked and not answer.complete:
-                await pump.carry(connection, Splicer(answer, splitter, meter), splice)
-                return True
+                try:
+                    await pump.carry(connection, Splicer(answer, splitter, meter), splice)
+                except OSError:  # no descriptors left for the pump's own: this stream does without it
+                    pump = None
+                else:
+                    return True
         patience.extend(math.inf if meter.ended else idle_s)
     return False
 

@@ -29,6 +29,9 @@ from .splice import Splicer
 #: Bytes per read.
 READ_SIZE = 65536
 
+#: What a client that has fallen behind must take within stall_s (bytes); it need not take a large event at once.
+PIECE = 65536
+
 #: How often deadlines are looked at, as a part of the shortest one, and at most and at least (seconds).
 TICK_PART = 0.1
 TICK_MAX_S = 0.25
@@ -37,6 +40,9 @@ TICK_MIN_S = 0.01
 #: How long the other thread may hold the GIL while the pump wants it (seconds). Python's 5 ms would be the p99 of every
 #: event that comes while a request is parsed.
 SWITCH_INTERVAL_S = 0.0005
+
+
+_STOPPED = "the gateway's pump stopped"
 
 
 class EngineIdle(Exception):
@@ -55,10 +61,24 @@ class _End(enum.Enum):
 class _Flow:
     """One stream in the pump. `pending`: framed bytes that the client's socket did not take yet.
 
+    `stalled_at`: since when no more than `due` bytes of it should be left.
+
     The trio side makes it, may set `aborting`, and reads the rest once its task was woken; until then it is the pump's.
     """
 
-    __slots__ = ("aborting", "client", "end", "engine", "heard_at", "pending", "splicer", "stalled_at", "task", "why")
+    __slots__ = (
+        "aborting",
+        "client",
+        "due",
+        "end",
+        "engine",
+        "heard_at",
+        "pending",
+        "splicer",
+        "stalled_at",
+        "task",
+        "why",
+    )
 
     def __init__(self, engine: int, client: int, splicer: Splicer, task: trio.lowlevel.Task) -> None:
         self.engine = engine
@@ -69,6 +89,7 @@ class _Flow:
         self.pending = b""
         self.heard_at = 0.0
         self.stalled_at = 0.0
+        self.due = 0
         self.end: _End | None = None
         self.why = ""
 
@@ -90,6 +111,7 @@ class Pump:
         self._by_client: dict[int, _Flow] = {}
         self._ended: list[_Flow] = []
         self._stopping = False
+        self._over = False
         self._now = 0.0
         self._clock_offset = 0.0
         self._token: trio.lowlevel.TrioToken
@@ -108,6 +130,7 @@ class Pump:
         self._stopping = True
         os.eventfd_write(self._wake, 1)
         self._thread.join()
+        self._end_all()
         self._epoll.close()
         os.close(self._wake)
 
@@ -128,11 +151,14 @@ class Pump:
     async def carry(self, connection: EngineConnection, splicer: Splicer, client: Splice) -> None:
         """Carry the rest of a chunked answer to the client, its end included.
 
+        Raises OSError if there are no descriptors left for it, and has touched nothing then.
         Raises EngineBroken, EngineIdle, ClientGone or ClientStalled. After the first two, and when cancelled, only
         whole events have gone out, and what the client's socket has not taken of them is owed by `client`.
         Both sockets stay their owners', who must not use them before this returns.
         """
         assert connection.sock is not None
+        if self._over:
+            raise EngineBroken(_STOPPED)
         engine = os.dup(connection.sock.fileno())
         try:
             flow = _Flow(engine, os.dup(client.sock.fileno()), splicer, trio.lowlevel.current_task())
@@ -165,8 +191,25 @@ class Pump:
 
     def _order(self, flow: _Flow) -> None:
         """Put `flow` before the pump: to be taken up if it is new, else to be let go."""
+        if self._over:
+            return  # nobody is there to see to it, and what it would ask for is done
         self._orders.append(flow)
         os.eventfd_write(self._wake, 1)
+
+    def _end_all(self) -> None:
+        """The thread is gone, or at its last statement: nobody else is left to end what it had and has yet to take up.
+
+        A flow that is never ended is a task that cannot even be cancelled, and the daemon could not exit.
+        """
+        if self._over:
+            return
+        self._over = True
+        for flow in (*self._by_client.values(), *self._orders):
+            self._finish(flow, _End.BROKEN, _STOPPED)
+        self._orders.clear()
+        self._let_go()
+        if self._crash is not None:
+            self._crashed.set()
 
     # -- the thread -----------------------------------------------------------------------------------------------
 
@@ -175,10 +218,7 @@ class Pump:
             self._rounds()
         except BaseException as error:
             self._crash = error
-            self._soon(self._crashed.set)
-        for flow in list(self._by_client.values()) + list(self._orders):
-            self._finish(flow, _End.BROKEN, "the gateway's pump stopped")
-        self._let_go()
+        self._soon(self._end_all)
 
     def _rounds(self) -> None:
         by_engine, by_client, poll = self._by_engine, self._by_client, self._epoll.poll
@@ -238,7 +278,7 @@ class Pump:
             return
         if sent < len(out):
             flow.pending = out[sent:]
-            flow.stalled_at = self._now
+            self._expect(flow)
             # Nothing more is read from the engine until the client has taken this: the kernel pushes back.
             del self._by_engine[flow.engine]
             self._epoll.unregister(flow.engine)
@@ -257,6 +297,8 @@ class Pump:
             self._finish(flow, _End.GONE)
             return
         if flow.pending:
+            if len(flow.pending) <= flow.due:
+                self._expect(flow)
             return
         if flow.splicer.complete:
             self._finish(flow, _End.HEALTHY)
@@ -265,6 +307,11 @@ class Pump:
         self._by_engine[flow.engine] = flow
         self._epoll.register(flow.engine, select.EPOLLIN)
         self._epoll.modify(flow.client, select.EPOLLRDHUP)
+
+    def _expect(self, flow: _Flow) -> None:
+        """From now on the client has stall_s for the next piece of what is pending."""
+        flow.stalled_at = self._now
+        flow.due = max(0, len(flow.pending) - PIECE)
 
     def _check_deadlines(self) -> None:
         now = self._now
@@ -297,18 +344,20 @@ class Pump:
     def _let_go(self) -> None:
         """Close the duplicates of the flows that ended, and wake their tasks."""
         tasks = []
-        for flow in self._ended:
-            # A descriptor leaves an epoll by itself only with its last duplicate, and these have originals.
-            if self._by_engine.pop(flow.engine, None) is not None:
-                self._epoll.unregister(flow.engine)
-            if self._by_client.pop(flow.client, None) is not None:
-                self._epoll.unregister(flow.client)
-            os.close(flow.engine)
-            os.close(flow.client)
-            tasks.append(flow.task)
-        self._ended.clear()
-        if tasks:
-            self._soon(lambda: [trio.lowlevel.reschedule(task) for task in tasks])
+        try:
+            while self._ended:
+                flow = self._ended.pop()
+                tasks.append(flow.task)
+                # A descriptor leaves an epoll by itself only with its last duplicate, and these have originals.
+                if self._by_engine.pop(flow.engine, None) is not None:
+                    self._epoll.unregister(flow.engine)
+                if self._by_client.pop(flow.client, None) is not None:
+                    self._epoll.unregister(flow.client)
+                os.close(flow.engine)
+                os.close(flow.client)
+        finally:
+            if tasks:
+                self._soon(lambda: [trio.lowlevel.reschedule(task) for task in tasks])
 
     def _soon(self, call: Callable[[], object]) -> None:
         with contextlib.suppress(trio.RunFinishedError):
