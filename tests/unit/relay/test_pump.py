@@ -1,0 +1,347 @@
+"""The pump between socket pairs: how streams end, who is waited for, and that nothing but whole events goes out."""
+
+import socket
+import time
+from functools import partial
+
+import pytest
+import trio
+
+from sluicegate.exchange import ClientGone, ClientStalled
+from sluicegate.relay.connection import EngineBroken
+from sluicegate.relay.pump import READ_SIZE, EngineIdle, Pump
+from sluicegate.relay.splice import framed
+from tests.unit.relay.flows import (
+    DONE,
+    END,
+    STREAM,
+    TOKEN,
+    Flow,
+    beat,
+    open_pump,
+    reset,
+    spin,
+)
+from tests.unit.relay.framing import FINAL_FRAME, body_of, chunks_of
+
+families = pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET], ids=["unix", "tcp"])
+#: Enough to fill tight buffers many times.
+MUCH = framed(b"data: %s\n\n" % (b"x" * 3000)) * 1000
+
+
+@families
+async def test_a_healthy_stream_and_its_connection_can_be_used_again(family: int) -> None:
+    async with open_pump() as flows:
+        flow = await flows.open(family, family)
+        await flow.send(STREAM)
+        assert await flow.ended() is None
+        body = body_of(flow.drained())
+        assert body.startswith(TOKEN * 3 + DONE)
+        assert FINAL_FRAME.fullmatch(body.removeprefix(TOKEN * 3 + DONE))
+        assert flow.splice.has_ended
+        assert flow.splice.owed == b""
+        assert flow.connection.reusable
+
+
+async def test_each_event_goes_at_once() -> None:
+    async with open_pump() as flows:
+        flow = await flows.open()
+        for count in range(1, 50):
+            await flow.send(framed(TOKEN))
+            await flow.receive_tokens(count)
+
+
+async def test_what_comes_behind_the_end_spoils_the_connection_not_the_stream() -> None:
+    async with open_pump() as flows:
+        flow = await flows.open()
+        await flow.send(STREAM + b"HTTP/1.1 200 OK\r\n\r\n")
+        assert await flow.ended() is None
+        assert flow.splice.has_ended
+        assert not flow.connection.reusable
+
+
+def assert_broken_off(flow: Flow, events: bytes) -> None:
+    assert isinstance(flow.error, EngineBroken)
+    assert flow.events() == events
+    assert flow.splice.owed == b""
+    assert not flow.splice.has_ended
+    assert not flow.connection.reusable
+
+
+@families
+@pytest.mark.parametrize("tail", [b"", framed(TOKEN)[:1], framed(TOKEN)[:9], framed(TOKEN)[:-1], b"0\r\n"])
+async def test_an_engine_that_closes_too_early(family: int, tail: bytes) -> None:
+    async with open_pump() as flows:
+        flow = await flows.open(family, family)
+        await flow.send(framed(TOKEN) * 2 + tail)
+        flow.engine.shutdown(socket.SHUT_WR)
+        assert "closed the connection" in str(await flow.ended())
+        assert_broken_off(flow, TOKEN * (3 if tail == framed(TOKEN)[:-1] else 2))
+
+
+async def test_an_engine_that_resets() -> None:
+    async with open_pump() as flows:
+        flow = await flows.open(socket.AF_INET)
+        await flow.send(framed(TOKEN))
+        await flow.receive_tokens(1)
+        reset(flow.engine)
+        assert "broke" in str(await flow.ended())
+        assert_broken_off(flow, TOKEN)
+
+
+async def test_an_engine_that_talks_nonsense() -> None:
+    async with open_pump() as flows:
+        flow = await flows.open()
+        await flow.send(framed(TOKEN))
+        await flow.receive_tokens(1)
+        await flow.send(b"zz\r\n")
+        assert "not HTTP" in str(await flow.ended())
+        assert_broken_off(flow, TOKEN)
+
+
+async def test_an_engine_that_ends_its_body_before_its_stream() -> None:
+    """The end of the body is not passed on: the client would take the stream for complete."""
+    async with open_pump() as flows:
+        flow = await flows.open()
+        await flow.send(framed(TOKEN) * 2 + END)
+        assert "before the end of the answer" in str(await flow.ended())
+        assert_broken_off(flow, TOKEN * 2)
+
+
+async def test_a_body_that_ends_in_an_event_loses_that_event_only() -> None:
+    async with open_pump() as flows:
+        flow = await flows.open()
+        await flow.send(framed(TOKEN) + framed(TOKEN[:-1]) + END)
+        await flow.ended()
+        assert_broken_off(flow, TOKEN)
+
+
+def leave(client: socket.socket, how: str) -> None:
+    if how == "half_close":
+        client.shutdown(socket.SHUT_WR)
+    elif how == "reset":
+        reset(client)
+    else:
+        client.close()
+
+
+@families
+@pytest.mark.parametrize("how", ["close", "half_close", "reset"])
+@pytest.mark.parametrize("events", [0, 1, 5])
+async def test_a_client_that_leaves(family: int, how: str, events: int) -> None:
+    async with open_pump() as flows:
+        flow = await flows.open(client=family)
+        for count in range(events):
+            await flow.send(framed(TOKEN))
+            await flow.receive_tokens(count + 1)
+        leave(flow.client, how)
+        assert isinstance(await flow.ended(), ClientGone)
+        assert not flow.connection.reusable
+        assert not flow.splice.has_ended
+
+
+@families
+@pytest.mark.parametrize("how", ["close", "half_close", "reset"])
+async def test_a_stalled_client_that_leaves(family: int, how: str) -> None:
+    async with open_pump() as flows:
+        flow = await flows.open(client=family, tight=True)
+        await flows.stall(flow, MUCH)
+        leave(flow.client, how)
+        assert isinstance(await flow.ended(), ClientGone)
+
+
+async def test_a_client_found_gone_only_when_it_is_written_to() -> None:
+    async with open_pump() as flows:
+        flow = await flows.open()
+        flow.splice.sock.shutdown(socket.SHUT_WR)  # as if it had been cut: our own writes fail from now on
+        await flow.send(framed(TOKEN))
+        assert isinstance(await flow.ended(), ClientGone)
+
+
+@families
+async def test_a_client_that_takes_nothing_is_cut_after_stall_s(family: int) -> None:
+    async with open_pump(stall_s=0.1) as flows:
+        flow = await flows.open(client=family, tight=True)
+        started = time.monotonic()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flow.send, MUCH)
+            assert isinstance(await flow.ended(), ClientStalled)
+            nursery.cancel_scope.cancel()
+        assert time.monotonic() - started >= 0.1
+        assert not flow.splice.has_ended
+        assert not flow.connection.reusable
+
+
+@families
+async def test_a_slow_client_pushes_back_and_loses_nothing(family: int) -> None:
+    async with open_pump() as flows:
+        flow = await flows.open(family, family, tight=True)
+        sent = await flows.stall(flow, MUCH)
+        assert flows.pending(flow) <= READ_SIZE + 2 * 3100
+        if family == socket.AF_UNIX:  # TCP may pass on a little more whenever one of its timers says so
+            assert flow.send_all_that_fits(MUCH[sent:]) == 0, "the pump still reads"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flow.send, MUCH[sent:] + framed(DONE) + END)
+            await flow.receive_to_the_end()
+        assert await flow.ended() is None
+        assert body_of(flow.received).startswith(b"".join(chunks_of(MUCH)) + DONE)
+
+
+async def test_a_large_event_may_take_longer_than_stall_s_as_long_as_its_pieces_do_not() -> None:
+    event = b"data: %s\n\n" % (b"x" * 1_040_000)
+    async with open_pump(stall_s=0.8) as flows:
+        flow = await flows.open(tight=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flow.send, framed(event) + framed(DONE) + END)
+            started = time.monotonic()
+            while time.monotonic() - started < 1.1:
+                for _ in range(10):
+                    await flow.receive(4096)
+                await beat(0.05)
+            assert flows.pending(flow) > 0, "it was not slow enough to show anything"
+            await flow.receive_to_the_end()
+        assert await flow.ended() is None
+        assert body_of(flow.received).startswith(event + DONE)
+
+
+@pytest.mark.parametrize("size", [1, 3000])
+async def test_a_client_that_takes_a_little_now_and_then_is_stalled_all_the_same(size: int) -> None:
+    async with open_pump(stall_s=0.3) as flows:
+        flow = await flows.open(tight=True)
+        await flows.stall(flow, MUCH)
+        for _ in range(20):
+            flow.client.recv(size)
+            await beat(0.05)
+            if flow.over.is_set():
+                break
+        assert isinstance(flow.error, ClientStalled)
+
+
+async def test_a_silent_engine() -> None:
+    async with open_pump(idle_s=0.1) as flows:
+        flow = await flows.open()
+        started = time.monotonic()
+        await flow.send(framed(TOKEN) + framed(TOKEN)[:9])
+        assert isinstance(await flow.ended(), EngineIdle)
+        assert time.monotonic() - started >= 0.1
+        assert flow.events() == TOKEN
+        assert flow.splice.owed == b""
+        assert not flow.connection.reusable
+
+
+async def test_an_engine_is_not_idle_while_its_client_stalls() -> None:
+    async with open_pump(idle_s=0.1) as flows:
+        stalled = await flows.open(tight=True)
+        sent = await flows.stall(stalled, MUCH)
+        idle = await flows.open()
+        assert isinstance(await idle.ended(), EngineIdle)
+        assert not stalled.over.is_set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stalled.send, MUCH[sent:] + framed(DONE) + END)
+            await stalled.receive_to_the_end()
+        assert await stalled.ended() is None
+
+
+async def test_an_engine_has_idle_s_from_when_its_client_has_caught_up() -> None:
+    event = framed(b"data: %s\n\n" % (b"x" * 50_000))
+    async with open_pump(idle_s=0.3) as flows:
+        flow = await flows.open(tight=True)
+        await flow.send(event)
+        await beat(0.4)
+        assert flows.pending(flow)
+        started = time.monotonic()
+        while flow.received != event:
+            await flow.receive()
+        assert isinstance(await flow.ended(), EngineIdle)
+        assert time.monotonic() - started >= 0.3
+
+
+@pytest.mark.parametrize("part", [b"", framed(TOKEN)[:1], framed(TOKEN)[:-1]])
+@pytest.mark.parametrize("events", [0, 1, 2, 7])
+async def test_cancelled_between_events(events: int, part: bytes) -> None:
+    async with open_pump() as flows:
+        flow = await flows.open()
+        whole = events + (len(part) > len(TOKEN))
+        await flow.send(framed(TOKEN) * events + part)
+        if whole:
+            await flow.receive_tokens(whole)
+        flow.scope.cancel()
+        await flow.ended()
+        assert flow.scope.cancelled_caught
+        assert flow.events() == TOKEN * whole
+        assert flow.splice.owed == b""
+        assert not flow.connection.reusable
+
+
+async def test_cancelled_before_the_pump_has_taken_it_up() -> None:
+    async with open_pump() as flows:
+        for _ in range(50):
+            flow = await flows.open()
+            flow.scope.cancel()
+            await flow.ended()
+            assert flow.scope.cancelled_caught
+        assert flows.pump.flows == 0
+
+
+async def test_cancelled_while_the_client_stalls_what_it_has_not_taken_is_owed() -> None:
+    async with open_pump() as flows:
+        flow = await flows.open(tight=True)
+        await flows.stall(flow, MUCH)
+        pending = flows.pending(flow)
+        flow.scope.cancel()
+        await flow.ended()
+        assert flow.scope.cancelled_caught
+        assert len(flow.splice.owed) == pending
+        events = b"".join(chunks_of(flow.drained() + flow.splice.owed))  # the two together are whole chunks
+        assert events.endswith(b"\n\n")
+        assert b"".join(chunks_of(MUCH)).startswith(events)
+
+
+async def test_an_engine_that_breaks_just_when_the_client_stalls_leaves_the_rest_owed() -> None:
+    async with open_pump() as flows:
+        flow = await flows.open(tight=True)
+        big = framed(b"data: %s\n\n" % (b"x" * 50_000))
+        await flow.send(big + END)
+        assert isinstance(await flow.ended(), EngineBroken)
+        assert flow.splice.owed
+        assert flow.drained() + flow.splice.owed == big
+
+
+def has_ended(flow: Flow, pump: Pump) -> bool:
+    return flow.drained().endswith(END) and pump.flows == 0
+
+
+async def test_a_cancelled_flow_that_has_just_ended_has_ended() -> None:
+    """Its cancellation comes to the pump after its end did: it must not be taken for another flow's."""
+    async with open_pump() as flows:
+        for _ in range(100):
+            flow = await flows.open()
+            await flow.send(STREAM)
+            spin(partial(has_ended, flow, flows.pump))  # our task is not awake yet
+            flow.scope.cancel()
+            assert await flow.ended() is None
+            assert flow.splice.has_ended
+
+
+async def test_hundreds_of_flows_do_not_mix() -> None:
+    async with open_pump() as flows:
+        opened = [await flows.open() for _ in range(200)]
+        expected = []
+        for number, flow in enumerate(opened):
+            events = [b"data: flow %d, event %d\n\n" % (number, rank) for rank in range(20)]
+            expected.append(b"".join(events))
+            await flow.send(b"".join(map(framed, events)))
+        for flow in opened:
+            await flow.send(framed(DONE) + END)
+        for flow, whole in zip(opened, expected, strict=True):
+            assert await flow.ended() is None
+            assert body_of(flow.drained()).startswith(whole + DONE)
+        assert flows.pump.flows == 0
+        assert repr(flows.pump) == "<Pump 0 flows>"
+
+
+async def test_its_clock_is_trios() -> None:
+    async with open_pump() as flows:
+        before = trio.current_time()
+        now = flows.pump.clock()
+        assert before - 0.001 <= now <= trio.current_time() + 0.001
