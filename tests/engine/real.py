@@ -12,7 +12,7 @@ from tests.contract.target import Target
 #: steps: an engine drops an aborted request between two of them and not before, and the prompt of 1,900 tokens would
 #: be one step of seconds on two cores, where a GPU needs some tens of milliseconds.
 SEQUENCES = 4
-STEP_TOKENS = 64
+STEP_TOKENS = 32
 FLAGS = ("--max-num-seqs", str(SEQUENCES), "--max-num-batched-tokens", str(STEP_TOKENS))
 
 #: OpenMP's threads wait by spinning otherwise, on the cores that the gateway and the tests need: measured beside other
