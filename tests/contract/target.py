@@ -20,6 +20,8 @@ DIALECTS = {
 }
 #: Far longer than any answer here takes; a wait that fails names what it waited for.
 PATIENCE_S = 60.0
+#: From this many tokens on, an answer is meant to last until the test is done with it.
+LONG = 1000
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,11 @@ class Target:
         return Numbers.read(response.text)
 
     def question(self, dialect: str, *, limit: int = 16, **more: object) -> dict[str, Any]:
-        """A request for a short, repeatable answer in `dialect`."""
-        content = "What is the capital of France?"
+        """A request for a repeatable answer in `dialect`: a short one, or with a large `limit` one that is long anyway.
+
+        On messages and responses vLLM knows no `ignore_eos`, so there the question itself must ask for much.
+        """
+        content = "What is the capital of France?" if limit < LONG else "Write a long story of a river, in 20 chapters."
         body: dict[str, Any] = {"model": self.model, "temperature": 0, **more}
         if dialect == "completions":
             # A question asked without a chat template gets no answer: the model stops at once.
