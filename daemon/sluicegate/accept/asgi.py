@@ -21,6 +21,7 @@ from ..config.schema import Config
 from ..exchange import ClientGone, ClientStalled, Headers, Splice
 from ..openai.routes import ENDPOINTS
 from .handler import Handler, Unmatched
+from .http1 import PIECE
 from .intake import LINGER_S, declared_length, make_request, request_id, too_large, too_slow
 
 
@@ -169,7 +170,8 @@ class AsgiClient:
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
-        await self._end(body)
+        await self.send(body)
+        await self.finish()
 
     async def start(self, status: int, headers: Headers) -> None:
         self.started = True
@@ -180,13 +182,13 @@ class AsgiClient:
         )
 
     async def send(self, data: bytes) -> None:
-        await self._emit(HTTPResponseBodyEvent(type="http.response.body", body=data, more_body=True))
+        # The deadline is for each piece, or a client would have to take a large answer as fast as a small one.
+        for at in range(0, len(data), PIECE):
+            piece = data[at : at + PIECE]
+            await self._emit(HTTPResponseBodyEvent(type="http.response.body", body=piece, more_body=True))
 
     async def finish(self) -> None:
-        await self._end(b"")
-
-    async def _end(self, data: bytes) -> None:
-        await self._emit(HTTPResponseBodyEvent(type="http.response.body", body=data, more_body=False))
+        await self._emit(HTTPResponseBodyEvent(type="http.response.body", body=b"", more_body=False))
 
     async def _emit(self, event: ASGISendEvent) -> None:
         # HTTP/2's flow control blocks here, above the socket whose own deadline is in server.py.

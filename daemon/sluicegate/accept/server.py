@@ -28,6 +28,10 @@ from .http1 import PIECE, HandOver, Http1Connection, reset_on_close
 #: Connections that the kernel completes for us before we accept them.
 BACKLOG = 1024
 
+#: How much later than the application, which has the same deadline for each piece, the socket gives up a client that
+#: takes nothing. On HTTP/2 they are two tasks: were the socket the first, the request would count as left, not stalled.
+SOCKET_PATIENCE = 1.25
+
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-type: application/json\r\n"
     b"x-sluicegate-outcome: shed_busy\r\ncontent-length: %d\r\n\r\n%s"
@@ -98,7 +102,7 @@ class GateServer(TCPServer):
     async def _send_bounded(self, data: bytes) -> None:
         try:
             for at in range(0, len(data), PIECE):
-                with trio.move_on_after(self._stall_s) as patience:
+                with trio.move_on_after(self._stall_s * SOCKET_PATIENCE) as patience:
                     await self.stream.send_all(data[at : at + PIECE])
                 if patience.cancelled_caught:
                     self._abort()
