@@ -1,0 +1,97 @@
+"""ASGI's side of a client, on virtual time: each piece of an answer has its deadline, and no answer more than that."""
+
+import pytest
+import trio
+from hypercorn.typing import ASGISendEvent, HTTPRequestEvent
+from trio.testing import MockClock
+
+from sluicegate.accept.asgi import AsgiBody, AsgiClient
+from sluicegate.accept.http1 import PIECE
+from sluicegate.config.schema import Config
+from sluicegate.exchange import ClientStalled
+
+STALL_S = 15.0
+
+
+class Transport:
+    """Takes each event in so many seconds."""
+
+    def __init__(self, takes_s: float = 0.0) -> None:
+        self.takes_s = takes_s
+        self.events: list[ASGISendEvent] = []
+
+    async def send(self, event: ASGISendEvent) -> None:
+        await trio.sleep(self.takes_s)
+        self.events.append(event)
+
+    async def receive(self) -> HTTPRequestEvent:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(event["body"] for event in self.events if event["type"] == "http.response.body")
+
+
+async def client_of(transport: Transport, nursery: trio.Nursery) -> AsgiClient:
+    body = AsgiBody(transport.receive, [], Config(), nursery)
+    return AsgiClient("id-1", transport.send, body, STALL_S)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_client_that_takes_each_piece_in_time_gets_all_of_a_large_answer(
+    autojump_clock: MockClock, whole: bool
+) -> None:
+    transport = Transport(takes_s=STALL_S - 1)
+    data = b"x" * (10 * PIECE + 1)
+    async with trio.open_nursery() as nursery:
+        client = await client_of(transport, nursery)
+        began = trio.current_time()
+        if whole:
+            await client.respond(200, [(b"x-engine", b"1")], data)
+        else:
+            await client.start(200, [])
+            await client.send(data)
+            await client.finish()
+        assert trio.current_time() - began > 10 * STALL_S
+        nursery.cancel_scope.cancel()
+    assert transport.body == data
+    start, *_, last = transport.events
+    assert start["type"] == "http.response.start"
+    assert (b"x-request-id", b"id-1") in start["headers"]
+    assert ((b"content-length", b"%d" % len(data)) in start["headers"]) is whole
+    assert last["type"] == "http.response.body"
+    assert not last["more_body"]
+
+
+@pytest.mark.parametrize("step", ["start", "send", "finish"])
+async def test_a_client_that_does_not_take_a_piece_in_time_is_stalled(autojump_clock: MockClock, step: str) -> None:
+    transport = Transport()
+    async with trio.open_nursery() as nursery:
+        client = await client_of(transport, nursery)
+        steps = {
+            "start": lambda: client.start(200, []),
+            "send": lambda: client.send(b"x"),
+            "finish": client.finish,
+        }
+        for name, act in steps.items():
+            if name == step:
+                transport.takes_s = STALL_S + 1
+                began = trio.current_time()
+                with pytest.raises(ClientStalled):
+                    await act()
+                assert trio.current_time() - began == pytest.approx(STALL_S)
+                break
+            await act()
+        nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_sent_for_nothing(autojump_clock: MockClock) -> None:
+    transport = Transport()
+    async with trio.open_nursery() as nursery:
+        client = await client_of(transport, nursery)
+        before = client.started
+        await client.respond(204, [], b"")
+        assert (before, client.started) == (False, True)
+        nursery.cancel_scope.cancel()
+    assert [event["type"] for event in transport.events] == ["http.response.start", "http.response.body"]
