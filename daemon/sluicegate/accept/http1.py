@@ -52,6 +52,7 @@ class Http1Connection:
         self._config = config
         self._unmatched = unmatched
         self._buffer = b""
+        self._unsent = b""
         self._idle: trio.CancelScope | None = None
         self._scope = trio.CancelScope()
 
@@ -148,7 +149,12 @@ class Http1Connection:
     # -- writing --------------------------------------------------------------------------------------------------
 
     async def send(self, data: bytes) -> None:
-        """Send it all; ClientStalled if the peer does not take a piece in time, ClientGone if it is gone."""
+        """Send it all; ClientStalled if the peer does not take a piece in time, ClientGone if it is gone.
+
+        What is left of it when this is cancelled goes out before whatever is sent next, or that would be in the midst.
+        """
+        if self._unsent:
+            data, self._unsent = self._unsent + data, b""
         try:
             sent = self.sock.send(data)
         except BlockingIOError:
@@ -162,15 +168,19 @@ class Http1Connection:
         stall_s = self._config.timeouts.client_stall_s
         while rest:
             piece = rest[:PIECE]
-            with trio.move_on_after(stall_s):
-                while piece:
-                    await trio.lowlevel.wait_writable(self.sock)
-                    try:
-                        piece = piece[self.sock.send(piece) :]
-                    except BlockingIOError:
-                        continue
-                    except OSError:
-                        raise ClientGone from None
+            try:
+                with trio.move_on_after(stall_s):
+                    while piece:
+                        await trio.lowlevel.wait_writable(self.sock)
+                        try:
+                            piece = piece[self.sock.send(piece) :]
+                        except BlockingIOError:
+                            continue
+                        except OSError:
+                            raise ClientGone from None
+            except trio.Cancelled:
+                self._unsent = bytes(piece) + bytes(rest[PIECE:])
+                raise
             if piece:
                 raise ClientStalled
             rest = rest[PIECE:]
@@ -290,6 +300,7 @@ class Http1Client:
         self._request_id = request_id
         self._body = body
         self._owed = b""
+        self._responding = False
         self.keep_alive = keep_alive
         self.started = False
         self.complete = False
@@ -309,7 +320,7 @@ class Http1Client:
         self.complete = True
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        self.started = True
+        self.started = self._responding = True
         head = self._make_head(status, headers, b"content-length: %d\r\n\r\n" % len(body))
         await self._connection.send(head + body)
         self.complete = True
@@ -322,6 +333,8 @@ class Http1Client:
         self._owed = self._make_head(status, headers, b"transfer-encoding: chunked\r\n\r\n")
 
     async def send(self, data: bytes) -> None:
+        if self._responding:
+            raise ClientGone  # the answer was broken off: whatever came now would pass for a part of it
         owed, self._owed = self._owed, b""
         await self._connection.send(b"%s%x\r\n%s\r\n" % (owed, len(data), data))
 
