@@ -25,6 +25,7 @@ class Outcome(enum.StrEnum):
     CLIENT_STALLED = "client_stalled"
     INVALID = "invalid"
     TOO_LARGE = "too_large"
+    INTERNAL_ERROR = "internal_error"
 
 
 class Refusal(Exception):

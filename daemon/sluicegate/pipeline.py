@@ -11,6 +11,7 @@ from .account.usage import StreamMeter, read_usage
 from .admit.controller import Admission
 from .config.schema import Config
 from .exchange import Client, ClientGone, ClientStalled, Headers, Request
+from .observe.foreign import describe
 from .openai.errors import error_body, error_event
 from .openai.facts import Facts, for_engine, understand
 from .openai.sse import EventSplitter
@@ -60,7 +61,10 @@ class Pipeline:
         self._idle: trio.Event | None = None
 
     async def handle(self, request: Request, client: Client) -> None:
-        """Serve `request`, or refuse it in its dialect. Cancel it when the client leaves; it raises nothing else."""
+        """Serve `request`, or refuse it in its dialect. Cancel it when the client leaves; it raises nothing else.
+
+        A mistake of ours ends one request, with 500 and its place in the log, and not the daemon.
+        """
         record = self.ledger.open(request.id, request.endpoint.path, received_at=request.received_at)
         call = Call(request, client, record)
         outcome: Outcome | None = None
@@ -70,6 +74,14 @@ class Pipeline:
             except Refusal as refusal:
                 outcome = refusal.outcome
                 await self._refuse(call, refusal)
+            except (ClientGone, ClientStalled):
+                raise
+            except Exception as error:
+                outcome = Outcome.INTERNAL_ERROR
+                await self._refuse(
+                    call, Refusal(outcome, 500, "The gateway failed at this request; its log says where.")
+                )
+                record.detail = describe(error)
         except ClientGone:
             pass
         except ClientStalled:

@@ -143,6 +143,15 @@ async def _too_large(running: Running, engine: FakeEngine) -> Visitor:
     return visitor
 
 
+@leads_to(Outcome.INTERNAL_ERROR)
+async def _internal_error(running: Running, engine: FakeEngine) -> Visitor:
+    visitor = Visitor(running, b"")
+    visitor.request.body = NeverWholeBody(ZeroDivisionError("a mistake of ours"))
+    await visitor.run()
+    assert running.log_lines("request")[-1]["detail"].startswith("ZeroDivisionError at ")
+    return visitor
+
+
 SETTINGS: dict[str, Any] = {
     "max_active": 1,
     "queue_max": 1,
@@ -167,6 +176,7 @@ STATUSES = {
     Outcome.TIMEOUT_TOTAL: 504,
     Outcome.INVALID: 400,
     Outcome.TOO_LARGE: 413,
+    Outcome.INTERNAL_ERROR: 500,
 }
 
 

@@ -10,7 +10,7 @@ from sluicegate.outcome import Outcome
 #: Requests that waited and got no slot: their waiting counts as well, or the queue would look best when it is worst.
 _WAITED_IN_VAIN = frozenset({Outcome.CLIENT_GONE_QUEUED, Outcome.SHED_QUEUE_TIMEOUT})
 
-#: Outcomes that are the engine's fault, logged as warnings. Everything else is the gate at its work.
+#: Outcomes that are the engine's fault or ours, logged as warnings. Everything else is the gate at its work.
 _FAULTS = frozenset(
     {
         Outcome.ENGINE_UNAVAILABLE,
@@ -19,6 +19,7 @@ _FAULTS = frozenset(
         Outcome.TIMEOUT_FIRST_TOKEN,
         Outcome.TIMEOUT_IDLE,
         Outcome.TIMEOUT_TOTAL,
+        Outcome.INTERNAL_ERROR,
     }
 )
 

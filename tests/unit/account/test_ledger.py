@@ -139,7 +139,7 @@ def test_requests_and_outcomes_add_up(book: Book) -> None:
     assert counted == {"api_requests_total": 20 * len(Outcome), "api_outcomes_total": 20 * len(Outcome)}
 
 
-def test_faults_of_the_engine_are_warnings(book: Book) -> None:
+def test_faults_of_the_engine_and_ours_are_warnings(book: Book) -> None:
     for outcome in Outcome:
         book.ledger.settle(book.ledger.open("r", CHAT), outcome)
     assert {line["outcome"] for line in book.lines() if line["level"] == "warning"} == {
@@ -149,6 +149,7 @@ def test_faults_of_the_engine_are_warnings(book: Book) -> None:
         "timeout_first_token",
         "timeout_idle",
         "timeout_total",
+        "internal_error",
     }
 
 
