@@ -4,7 +4,7 @@ import fcntl
 import struct
 import termios
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,15 +26,18 @@ class Upstream:
     one_by_one: bool
     answers: deque[Sequence[bytes]] = field(default_factory=deque)
     asked: list[bytes] = field(default_factory=list)
-    #: Connections on which something was asked.
+    #: Connections on which something was asked, and answers under way.
     used: int = 0
+    busy: int = 0
+    #: Answers a request in another way: gets the connection and the request's body.
+    script: Callable[[trio.SocketStream, bytes], Awaitable[None]] | None = None
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """One connection."""
         buffer = b""
         used = False
-        with trio.CancelScope() as scope:
-            while not scope.cancel_called:
+        async with stream:
+            while True:
                 while (end := buffer.find(b"\r\n\r\n")) < 0:
                     try:
                         data = await stream.receive_some()
@@ -56,16 +59,19 @@ class Upstream:
                 self.used += not used
                 used = True
                 self.asked.append(body)
-                await self._answer(stream, self.answers.popleft())
+                self.busy += 1
+                try:
+                    await (self.script(stream, body) if self.script else self._next(stream))
+                except trio.BrokenResourceError:
+                    return  # the client left, and the gateway with it
+                finally:
+                    self.busy -= 1
 
-    async def _answer(self, stream: trio.SocketStream, pieces: Sequence[bytes]) -> None:
-        try:
-            for piece in pieces:
-                await stream.send_all(piece)
-                while self.one_by_one and _unread(stream):
-                    await trio.lowlevel.checkpoint()
-        except trio.BrokenResourceError:
-            pass  # the client left, and the gateway with it
+    async def _next(self, stream: trio.SocketStream) -> None:
+        for piece in self.answers.popleft():
+            await stream.send_all(piece)
+            while self.one_by_one and _unread(stream):
+                await trio.lowlevel.checkpoint()
 
 
 def _unread(stream: trio.SocketStream) -> int:
