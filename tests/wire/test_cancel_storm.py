@@ -1,0 +1,73 @@
+"""The cancel storm, as far as CI has time for it: 2,000 streams. `python -m tests.bench.cancel_storm` runs 20,000."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import trio
+
+from tests.bench.storm import QUEUE, SLOTS, Storm, engine
+from tests.harness import Running, configuration, open_gateway
+from tests.unit.relay.flows import open_fds
+from tests.wire.upstream import open_upstream
+
+STREAMS = 1000
+
+#: What a request in the storm may come to, and nothing else.
+OUTCOMES = {"served", "client_gone_active", "client_gone_queued", "shed_queue_full"}
+
+
+def total(running: Running, name: str) -> float:
+    """A counter's value over all its labels."""
+    samples = (sample for family in running.gateway.metrics.registry.collect() for sample in family.samples)
+    return sum(sample.value for sample in samples if sample.name == name)
+
+
+async def until(predicate: Any) -> None:
+    """Wait for what other tasks bring about."""
+    while not predicate():
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("wire", ["unix", "tcp"])
+async def test_a_cancel_storm_leaves_nothing_behind(wire: str, tmp_path: Path) -> None:
+    async with open_upstream(tmp_path / "engine.sock" if wire == "unix" else None) as upstream:
+        upstream.script, upstream.one_by_one = engine, False
+        config = configuration(upstream.base_url, max_active=SLOTS, queue_max=QUEUE)
+        async with open_gateway(config) as running:
+            address = urlsplit(running.base_url)
+
+            async def connect() -> trio.socket.SocketType:
+                sock = trio.socket.socket()
+                await sock.connect((address.hostname, address.port))
+                return sock
+
+            gateway = running.gateway
+            await Storm(connect, 50, seed=0).run()
+            await until(lambda: gateway.listening.connections == 0)
+            before = open_fds() - sum(pool.idle for pool in gateway.pools.values()) * 2
+            storm = Storm(connect, STREAMS, seed=1)
+            await storm.run()
+
+            await running.settled()
+            running.assert_at_rest()
+            await until(lambda: gateway.listening.connections == 0)
+            await until(lambda: upstream.busy == 0)
+            assert gateway.pipeline.pump is not None
+            assert gateway.pipeline.pump.flows == 0
+            # Both ends of a kept connection to the engine are in this process.
+            assert open_fds() - sum(pool.idle for pool in gateway.pools.values()) * 2 == before
+
+            outcomes = running.outcomes()
+            ended = sum(outcomes.values())
+            assert set(outcomes) <= OUTCOMES
+            assert {"served", "client_gone_active"} <= set(outcomes)
+            assert gateway.ledger.opened == gateway.ledger.settled == ended
+            assert total(running, "api_requests_total") == total(running, "api_outcomes_total") == ended
+            lines = running.log_lines("request")
+            assert Counter(line["outcome"] for line in lines) == outcomes
+            assert len({line["request_id"] for line in lines}) == ended, "one line each"
+            assert storm.complete <= outcomes["served"] <= ended <= STREAMS + 50
+            assert len(upstream.asked) <= ended - outcomes.get("shed_queue_full", 0)
