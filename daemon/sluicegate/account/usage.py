@@ -38,7 +38,8 @@ class StreamMeter:
     What is noted, also after the stream broke:
 
     `usage`: the engine's latest word on it. `first_at`: when the first event with output came (not a comment, a
-    ping, an error, or the announcement of a response). `last_at`: when the latest event with data came.
+    ping, an error, or the announcement of a response). `last_at`: when the latest event with data came
+    that was looked at, as the end of a stream always is (a clock for every token would be a third of its cost here).
     `ended`: the dialect's own end marker was seen: `[DONE]`, `message_stop`, or response.completed, .incomplete or
     .failed. `failed`: the engine itself reported an error in the stream. `done_count`: how many `[DONE]` the engine
     sent; only the first is passed on, and none behind an error.
@@ -86,7 +87,7 @@ class StreamMeter:
         return self._inspect(events)
 
     def unremarkable(self, events: bytes) -> bool:
-        """Whether whole events, even with HTTP's chunk framing between them, may pass on unseen; notes when they did.
+        """Whether whole events, even with HTTP's chunk framing between them, may pass on unseen.
 
         True for all but the first and the last of a usual stream, which makes this the one look at most tokens.
         """
@@ -94,10 +95,8 @@ class StreamMeter:
         # text does contain the other marks, a look is all that it costs. `rfind`, for `in` is three times slower: it
         # tries its left side as an int first. So this path takes 0.6 us, and a look 3 to 5 us (on a cloud EPYC).
         rfind = events.rfind
-        if self.first_at is not None and rfind(self._marker) < 0 and rfind(b"error") < 0 and rfind(b"[DONE]") < 0:
-            self.last_at = self._clock()
-            return True
-        return False
+        nothing_in_it = rfind(self._marker) < 0 and rfind(b"error") < 0 and rfind(b"[DONE]") < 0
+        return nothing_in_it and self.first_at is not None
 
     def final_frame(self) -> bytes:
         """The SSE comment that ends a healthy stream, for the tail of its body; empty if the usage chunk tells it.

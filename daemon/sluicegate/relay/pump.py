@@ -256,7 +256,9 @@ class Pump:
         except EngineBroken as error:
             self._finish(flow, _End.BROKEN, error.why)
             return
-        if not flow.splicer.complete:
+        if out is data:  # nearly every event: it passes as it came, so nothing has ended with it
+            self._to_client(flow, out)
+        elif not flow.splicer.complete:
             if out:
                 self._to_client(flow, out)
         elif flow.splicer.healthy:

@@ -97,7 +97,7 @@ def test_the_final_frame_stands_in_where_no_usage_chunk_came() -> None:
 
 
 def test_the_final_frame_in_full() -> None:
-    meter = StreamMeter(Dialect.CHAT, False, ticking(10.25, 10.5, 11.0, 13.00004), 10.0)
+    meter = StreamMeter(Dialect.CHAT, False, ticking(10.25, 11.0, 13.00004), 10.0)
     relay(meter, (ROLE, delta('"content":"x"'), CHAT_USAGE, DONE))
     assert meter.final_frame() == (
         b': sluicegate {"prompt_tokens":36,"completion_tokens":8,'
@@ -118,13 +118,15 @@ def test_a_stream_of_nothing_but_its_end_tells_no_ttft() -> None:
     assert json.loads(meter.final_frame().removeprefix(b": sluicegate ")).keys() >= {"latency_s"}
 
 
-def test_times_are_those_of_the_first_and_the_latest_event() -> None:
+def test_times_are_those_of_the_first_event_and_of_the_end() -> None:
     meter = StreamMeter(Dialect.CHAT, False, ticking(1.0, 2.0, 3.0, 4.0, 5.0), 0.0)
     assert meter.pass_on(b": ping\n\n") == b": ping\n\n"
     assert (meter.first_at, meter.last_at) == (None, None)
     meter.pass_on(ROLE)
     assert (meter.first_at, meter.last_at) == (2.0, 2.0)
     meter.pass_on(delta('"content":"x"'))
+    assert (meter.first_at, meter.last_at) == (2.0, 2.0)
+    meter.pass_on(DONE)
     assert (meter.first_at, meter.last_at) == (2.0, 3.0)
     meter.pass_on(b": ping\n\n")
     meter.pass_on(b"")
