@@ -51,8 +51,16 @@ def peers(directory: Path, programs: Path | None) -> list[Gateway]:
     if programs and (smg := programs / "smg").exists():
         command = [str(smg), "launch", "--host", "127.0.0.1", "--port", "19107", *worker, "--prometheus-port", "19207"]
         command += ["--backend", "vllm", "--max-concurrent-requests", "4096"]
-        found.append(Gateway("smg", 19107, command, one_thread, [str(smg), "--version"]))
+        found.append(Gateway("smg", 19107, command, one_thread, _version(programs, "smg")))
     if programs and (router := programs / "vllm-router").exists():
         command = [str(router), "--host", "127.0.0.1", "--port", "19103", *worker, "--prometheus-port", "19203"]
-        found.append(Gateway("vllm-router", 19103, command, one_thread, [str(router), "--version"]))
+        found.append(Gateway("vllm-router", 19103, command, one_thread, _version(programs, "vllm-router")))
     return found
+
+
+def _version(programs: Path, package: str) -> list[str]:
+    return [
+        str(programs / "python"),
+        "-c",
+        f"import importlib.metadata as m; print({package!r}, m.version({package!r}))",
+    ]
