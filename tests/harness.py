@@ -29,7 +29,7 @@ from tests.fakes.engine import FakeEngine
 CHAT = "/v1/chat/completions"
 
 #: No test needs as long (seconds): one that hangs fails instead.
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 #: The same on virtual time, on which the gateway's longest deadlines are minutes.
 VIRTUAL_PATIENCE_S = 3600.0

@@ -84,7 +84,7 @@ def _where(config: Config, listener: trio.SocketListener) -> Address:
 
 async def _cut_on_second(signals: AsyncIterator[int], gateway: "Gateway") -> None:
     await anext(signals)
-    gateway.pipeline.cut()
+    gateway.cut()
 
 
 class Gateway:
@@ -117,6 +117,7 @@ class Gateway:
         self._pump = pump
         self._make_probe = make_probe
         self._stop = trio.Event()
+        self._draining = trio.CancelScope()
         self._bind_metrics()
 
     async def run(
@@ -151,10 +152,15 @@ class Gateway:
         self.admission.drain()
         self._stop.set()
 
+    def cut(self) -> None:
+        """End the drain now, as if drain_s were over; also for those whose request is still on its way to us."""
+        self._draining.cancel()
+
     async def _drain(self) -> None:
         # Idle connections stay while others are served: who asks /ready on one, or sends a request just now, is told.
         self.listening.close_after_answers()
-        with trio.move_on_after(self.config.timeouts.drain_s):
+        with self._draining:
+            self._draining.deadline = trio.current_time() + self.config.timeouts.drain_s
             await self.pipeline.idle()
         if self.ledger.open_count:
             self.log.warning("cut", detail=f"{self.ledger.open_count} requests outlasted the drain")

@@ -8,7 +8,7 @@ from sluicegate.lifecycle import LAST_WORDS_S
 from sluicegate.outcome import Outcome
 from tests.fakes.engine import open_engine
 from tests.fakes.script import Behaviour
-from tests.harness import Running, SimClient, simulate
+from tests.harness import Running, SimBody, SimClient, simulate
 from tests.simulation.visiting import Visitor, arrive, question, visit
 
 
@@ -86,6 +86,34 @@ async def test_a_stalled_client_delays_the_end_by_its_last_words_and_no_more(aut
             nursery.cancel_scope.cancel()
         running.assert_at_rest()
         assert running.outcomes() == {"shed_draining": 1}
+
+
+async def test_a_second_signal_cuts_at_once_even_what_is_still_being_read(autojump_clock: MockClock) -> None:
+    class SlowBody(SimBody):
+        async def whole(self) -> bytes:
+            await trio.sleep(600.0)
+            return await super().whole()
+
+    async with open_engine() as engine, simulate(engine, drain_s=1000.0) as running:
+        engine.script.next(Behaviour(token_interval_s=1.0, tokens=100))
+        drained = []
+
+        async def stop() -> None:
+            drained.append(await drain(running))
+
+        async with trio.open_nursery() as nursery:
+            runs, sends = Visitor(running, question(stream=True)), Visitor(running, b"")
+            sends.request.body = SlowBody(b"")
+            await arrive(nursery, runs, sends)
+            nursery.start_soon(stop)
+            await trio.sleep(3.5)
+            running.gateway.cut()
+            await trio.sleep(10.0)
+            runs.assert_ended("shed_draining", 3.5)
+            assert drained == [pytest.approx(3.5 + LAST_WORDS_S)]
+            sends.leave()  # as its connection is closed now
+        assert sends.outcome == "client_gone_queued"
+        running.assert_at_rest()
 
 
 async def test_without_a_drain_time_all_is_cut_at_once(autojump_clock: MockClock) -> None:
