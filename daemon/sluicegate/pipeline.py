@@ -167,10 +167,11 @@ class Pipeline:
         usage_asked = facts is not None and facts.usage_asked
         clock = self.pump.clock if self.pump else trio.current_time
         meter = StreamMeter(call.request.endpoint.dialect, usage_asked, clock, _known(call.started_at))
-        record.status = exchange.head.status
         try:
             await stream(exchange, call.client, meter, call.splitter, patience, self.config.timeouts.idle_s, self.pump)
         finally:
+            if call.client.started:
+                record.status = exchange.head.status
             record.first_at = meter.first_at
             if meter.usage is not None:
                 record.prompt_tokens, record.completion_tokens = meter.usage.prompt, meter.usage.completion
