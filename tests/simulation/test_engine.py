@@ -52,6 +52,18 @@ async def test_one_that_dies_is_found_out_by_the_first_request_and_probed_at_onc
         running.assert_at_rest()
 
 
+async def test_one_that_is_found_gone_has_its_kept_connections_closed(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine, simulate(engine, max_active=3, probe_interval_s=1000.0) as running:
+        engine.script.default = Behaviour(prefill_s=1.0)
+        async with trio.open_nursery() as nursery:
+            await arrive(nursery, *[Visitor(running, question()) for _ in range(3)])
+        (pool,) = running.gateway.pools.values()
+        assert pool.idle == 3
+        engine.kill()
+        await visit(running, question())
+        assert pool.idle == 0
+
+
 async def test_who_waits_while_it_dies_is_answered_when_their_turn_comes(autojump_clock: MockClock) -> None:
     async with open_engine() as engine, simulate(engine, max_active=1, probe_interval_s=1000.0) as running:
         engine.script.default = Behaviour(prefill_s=5.0)

@@ -79,9 +79,9 @@ async def test_only_timeouts_in_a_row_count(mock_clock: MockClock) -> None:
         for _ in range(PROBE_TIMEOUTS_MAX):
             watched.probe.fails_with = ProbeTimeout
             await watched.asked_after(INTERVAL_S)
+            assert watched.backend.up
             watched.probe.fails_with = None
             await watched.asked_after(INTERVAL_S)
-            assert watched.backend.up
 
 
 @pytest.mark.parametrize("before", [ProbeRefused, lambda: ProbeUnwell("/health answers 503")])
