@@ -90,7 +90,6 @@ async def test_a_client_that_does_not_read_does_not_delay_the_end(
         await at_rest(running)
 
 
-@pytest.mark.xfail(reason="Hypercorn 0.18 takes any amount for a stream whose window is closed (StreamBuffer.pop)")
 async def test_http2s_flow_control_stalls_like_a_socket() -> None:
     """A client whose connection is well, but which opens no window for its stream; the engine has more to say."""
     async with gate(max_active=1, client_stall_s=STALL_S) as (engine, running):

@@ -66,7 +66,6 @@ async def test_an_upload_that_is_given_up_before_it_was_read_is_refused_like_any
         await at_rest(running)
 
 
-@pytest.mark.xfail(reason="a hang-up is seen only by reading, and nothing is read before there is a slot (asgi.py)")
 @every_framing
 async def test_a_client_gone_while_its_upload_waits_is_out_of_the_line_at_once(framing: str) -> None:
     async with gate(max_active=1) as (engine, running):

@@ -20,7 +20,7 @@ from hypercorn.typing import (
 from ..config.schema import Config
 from ..exchange import ClientGone, ClientStalled, Headers, Splice
 from ..openai.routes import ENDPOINTS
-from .handler import Handler, Unmatched
+from .handler import Handler, Peer, Unmatched, present_peer
 from .http1 import PIECE
 from .intake import LINGER_S, declared_length, make_request, request_id, too_large, too_slow
 
@@ -53,8 +53,10 @@ class Gate:
                 headers = cast(Headers, list(scope["headers"]))
                 body = AsgiBody(receive, headers, self.config, nursery)
                 request = make_request(endpoint, headers, body)
-                client = AsgiClient(request.id, send, body, self.config.timeouts.client_stall_s)
-                await self._pipeline.handle(request, client)
+                peer = present_peer.get()
+                client = AsgiClient(request.id, send, body, peer, self.config.timeouts.client_stall_s)
+                with peer.watched(body.leave):
+                    await self._pipeline.handle(request, client)
                 nursery.cancel_scope.cancel()
         except* (ClientGone, ClientStalled):
             pass  # whoever was served is not there any more; the connection is closed already
@@ -115,6 +117,7 @@ class AsgiBody:
         self._config = config
         self._nursery = nursery
         self._watching = False
+        self.ending = False
 
     async def whole(self) -> bytes:
         parts = [part async for part in self.parts()]
@@ -154,14 +157,20 @@ class AsgiBody:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._nursery.cancel_scope.cancel()
+        self.leave()
+
+    def leave(self) -> None:
+        """The client left. Once the end of its answer is being sent it may: it has everything."""
+        if not self.ending:
+            self._nursery.cancel_scope.cancel()
 
 
 class AsgiClient:
     """The client's end of an exchange, over ASGI's send."""
 
-    def __init__(self, request_id: str, send: ASGISendCallable, body: AsgiBody, stall_s: float) -> None:
+    def __init__(self, request_id: str, send: ASGISendCallable, body: AsgiBody, peer: Peer, stall_s: float) -> None:
         self._request_id = request_id
+        self._peer = peer
         self._send = send
         self._body = body
         self._stall_s = stall_s
@@ -188,6 +197,7 @@ class AsgiClient:
             await self._emit(HTTPResponseBodyEvent(type="http.response.body", body=piece, more_body=True))
 
     async def finish(self) -> None:
+        self._body.ending = True
         await self._emit(HTTPResponseBodyEvent(type="http.response.body", body=b"", more_body=False))
 
     async def _emit(self, event: ASGISendEvent) -> None:
@@ -195,4 +205,6 @@ class AsgiClient:
         with trio.move_on_after(self._stall_s) as patience:
             await self._send(event)
         if patience.cancelled_caught:
+            # On HTTP/2 with all its streams: Hypercorn has no way to give up a single one that is not taken.
+            self._peer.abort()
             raise ClientStalled

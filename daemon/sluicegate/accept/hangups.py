@@ -4,9 +4,11 @@ A task per request that waits for the client to leave costs a nursery, a task an
 per connection and edge-triggered, the kernel tells us for nothing.
 """
 
+import os
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -27,6 +29,16 @@ class Hangups:
         """Before `sock` is closed: its number is another connection's a moment later."""
         del self._callbacks[sock.fileno()]
         self._epoll.unregister(sock.fileno())
+
+    @contextmanager
+    def watching(self, sock: trio.socket.SocketType, callback: Callable[[], None]) -> Iterator[None]:
+        """Registered as long as the block runs; by a duplicate, for `sock` itself may be closed within the block."""
+        with socket.socket(fileno=os.dup(sock.fileno())) as duplicate:
+            self.register(duplicate, callback)
+            try:
+                yield
+            finally:
+                self.unregister(duplicate)
 
     async def watch(self) -> None:
         """Deliver hang-ups, until cancelled."""

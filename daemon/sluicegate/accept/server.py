@@ -13,6 +13,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.events import Event, RawData, Updated
 from hypercorn.protocol import ProtocolWrapper
+from hypercorn.protocol import h2 as h2_protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
@@ -21,7 +22,7 @@ from hypercorn.utils import parse_socket_addr
 
 from ..config.schema import Address, Config, UnixAddress
 from ..exchange import ClientGone, ClientStalled
-from .handler import Handler, Unmatched
+from .handler import Handler, Peer, Unmatched, present_peer
 from .hangups import Hangups
 from .http1 import PIECE, HandOver, Http1Connection, reset_on_close
 
@@ -42,6 +43,23 @@ _FULL_BODY = (
 )
 
 
+class _BoundedBuffer(h2_protocol.StreamBuffer):
+    """What waits for an HTTP/2 stream's window. Hypercorn's lets the sender go on whenever it could send nothing."""
+
+    async def pop(self, max_length: int) -> bytes:
+        length = min(len(self.buffer), max_length)
+        data = bytes(self.buffer[:length])
+        del self.buffer[:length]
+        if len(self.buffer) < h2_protocol.BUFFER_LOW_WATER:
+            await self._paused.set()
+        if not self.buffer:
+            await self._is_empty.set()
+        return data
+
+
+h2_protocol.StreamBuffer = _BoundedBuffer  # type: ignore[misc]
+
+
 class GateServer(TCPServer):
     """One client connection.
 
@@ -54,10 +72,12 @@ class GateServer(TCPServer):
         self._stall_s = stall_s
         self._first_bytes = first_bytes
         self._read_out = False
+        self.peer = Peer(self._abort)
 
     async def run(self) -> None:
         """Serve the connection, of which `first_bytes` have been read already."""
         sock = self.stream.socket
+        present_peer.set(self.peer)
         try:
             client = parse_socket_addr(sock.family, sock.getpeername())
             server = parse_socket_addr(sock.family, sock.getsockname())
@@ -114,6 +134,9 @@ class GateServer(TCPServer):
             raise
 
     def _abort(self) -> None:
+        """Reset the connection; once is enough."""
+        if self.stream.socket.fileno() < 0:
+            return
         with socket.socket(fileno=os.dup(self.stream.socket.fileno())) as sock:
             reset_on_close(sock)
         self.stream.socket.close()
@@ -170,7 +193,9 @@ class Listening:
         except HandOver as rest:
             state: Any = {}
             args = (self._app, self._hypercorn, self._context, ConnectionState(state), stream)
-            await GateServer(*args, stall_s=self._config.timeouts.client_stall_s, first_bytes=rest.data)
+            server = GateServer(*args, stall_s=self._config.timeouts.client_stall_s, first_bytes=rest.data)
+            with self._hangups.watching(stream.socket, server.peer.hung_up):
+                await server
         finally:
             self.connections -= 1
 

@@ -6,6 +6,7 @@ from hypercorn.typing import ASGISendEvent, HTTPRequestEvent
 from trio.testing import MockClock
 
 from sluicegate.accept.asgi import AsgiBody, AsgiClient
+from sluicegate.accept.handler import Peer
 from sluicegate.accept.http1 import PIECE
 from sluicegate.config.schema import Config
 from sluicegate.exchange import ClientStalled
@@ -19,6 +20,10 @@ class Transport:
     def __init__(self, takes_s: float = 0.0) -> None:
         self.takes_s = takes_s
         self.events: list[ASGISendEvent] = []
+        self.aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
 
     async def send(self, event: ASGISendEvent) -> None:
         await trio.sleep(self.takes_s)
@@ -35,7 +40,7 @@ class Transport:
 
 async def client_of(transport: Transport, nursery: trio.Nursery) -> AsgiClient:
     body = AsgiBody(transport.receive, [], Config(), nursery)
-    return AsgiClient("id-1", transport.send, body, STALL_S)
+    return AsgiClient("id-1", transport.send, body, Peer(transport.abort), STALL_S)
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -81,6 +86,7 @@ async def test_a_client_that_does_not_take_a_piece_in_time_is_stalled(autojump_c
                 with pytest.raises(ClientStalled):
                     await act()
                 assert trio.current_time() - began == pytest.approx(STALL_S)
+                assert transport.aborted
                 break
             await act()
         nursery.cancel_scope.cancel()
