@@ -90,7 +90,10 @@ class Splice(Protocol):
         ...
 
     def owe(self, data: bytes) -> None:
-        """Framed bytes that the socket did not take yet: they go out before whatever is sent next."""
+        """Framed bytes that the socket did not take yet: they go out before whatever is sent next.
+
+        If the end of the body is among them, nothing can be sent any more.
+        """
         ...
 
     def ended(self) -> None:

@@ -233,6 +233,28 @@ async def test_a_stream_whose_time_is_over_while_its_client_sleeps_is_still_soun
         assert running.outcomes() == {"timeout_total": 1}
 
 
+async def test_nothing_comes_behind_the_end_of_a_stream_whose_time_is_over_while_its_client_sleeps(
+    tmp_path: Path,
+) -> None:
+    """The engine has said all, and the end of the body waits with the rest for the client to take it."""
+    head, token = STREAMS[0].head, framed(STREAMS[0].events[1])
+    rest = framed(b"data: %s\n\n" % (b"x" * 60_000)) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+    async with open_upstream(tmp_path / "engine.sock") as upstream:
+        upstream.answers.append([head + token, rest])
+        async with (
+            open_gateway(configuration(upstream.base_url, request_s=0.4, client_stall_s=60.0)) as running,
+            await deaf_client(running) as visitor,
+        ):
+            await visitor.send(CHAT, body_for("chat", asked=False))
+            while not upstream.asked or running.gateway.admission.active:
+                await trio.lowlevel.checkpoint()
+            received = await read_all(visitor.stream)
+            await running.settled()
+        assert b"timeout_total" not in received
+        assert not received.endswith(b"0\r\n\r\n"), "it did not stall"
+        assert running.outcomes() == {"timeout_total": 1}
+
+
 async def test_an_answer_whose_time_is_over_while_its_client_sleeps_has_nothing_in_it_that_is_not_the_engines() -> None:
     async with gate(request_s=0.4, client_stall_s=60.0) as (engine, running):
         async with await deaf_client(running) as visitor:

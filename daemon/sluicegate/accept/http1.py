@@ -32,6 +32,7 @@ PIECE = 65536
 _HOT = {path.encode("ascii"): endpoint for path, endpoint in ENDPOINTS.items() if not endpoint.opaque}
 _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode("ascii") for s in HTTPStatus}
 _END_OF_HEAD = b"\r\n\r\n"
+_END_OF_BODY = b"\r\n0\r\n\r\n"
 
 
 class HandOver(Exception):
@@ -333,8 +334,8 @@ class Http1Client:
         self._owed = self._make_head(status, headers, b"transfer-encoding: chunked\r\n\r\n")
 
     async def send(self, data: bytes) -> None:
-        if self._responding:
-            raise ClientGone  # the answer was broken off: whatever came now would pass for a part of it
+        if self._responding or self._owed.endswith(_END_OF_BODY):
+            raise ClientGone  # broken off: what came now would pass for a part of this answer, or of the next one
         owed, self._owed = self._owed, b""
         await self._connection.send(b"%s%x\r\n%s\r\n" % (owed, len(data), data))
 
