@@ -301,7 +301,7 @@ class Http1Client:
         self._request_id = request_id
         self._body = body
         self._owed = b""
-        self._responding = False
+        self._ending = False
         self.keep_alive = keep_alive
         self.started = False
         self.complete = False
@@ -321,7 +321,7 @@ class Http1Client:
         self.complete = True
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        self.started = self._responding = True
+        self.started = self._ending = True
         head = self._make_head(status, headers, b"content-length: %d\r\n\r\n" % len(body))
         await self._connection.send(head + body)
         self.complete = True
@@ -334,12 +334,13 @@ class Http1Client:
         self._owed = self._make_head(status, headers, b"transfer-encoding: chunked\r\n\r\n")
 
     async def send(self, data: bytes) -> None:
-        if self._responding or self._owed.endswith(_END_OF_BODY):
+        if self._ending or self._owed.endswith(_END_OF_BODY):
             raise ClientGone  # broken off: what came now would pass for a part of this answer, or of the next one
         owed, self._owed = self._owed, b""
         await self._connection.send(b"%s%x\r\n%s\r\n" % (owed, len(data), data))
 
     async def finish(self) -> None:
+        self._ending = True
         owed, self._owed = self._owed, b""
         await self._connection.send(owed + b"0\r\n\r\n")
         self.complete = True
