@@ -41,12 +41,15 @@ async def test_through_an_sdk(engine: Target, name: str) -> None:
             through = await trio.to_thread.run_sync(ask, running.base_url, engine.model)
             after = await until(engine, lambda numbers: numbers.finished == before.finished + 1)
             await running.settled()
-        assert through == direct
+            again = await trio.to_thread.run_sync(ask, engine.base_url, engine.model)
+        # The same question can have two answers even at temperature 0: sums in bfloat16 depend on what shares a batch.
+        assert through in (direct, again)
         assert through.text
         assert through.finish
         assert (through.usage is None) == name.endswith("unasked")
         assert through.usage in (None, after.since(before))
-        assert counted_tokens(running) == after.since(before) == before.since(start)
+        assert counted_tokens(running) == after.since(before)
+        assert through != direct or after.since(before) == before.since(start)
         assert running.outcomes() == {"served": 1}
         running.assert_at_rest()
 
