@@ -33,6 +33,7 @@ class Call:
     client: Client
     record: Record
     backend: Backend | None = None
+    answered: bool = False  # the dialect's own end of the stream has been passed on
     started_at: float | None = None  # at the engine's disposal from then on; what deadlines and latencies count from
     splitter: EventSplitter = field(default_factory=EventSplitter)
 
@@ -87,6 +88,8 @@ class Pipeline:
         except ClientStalled:
             outcome = outcome or Outcome.CLIENT_STALLED
         finally:
+            if outcome is None and call.answered:
+                outcome = Outcome.SERVED  # SDKs close at [DONE], before the end of the body
             if outcome is None:  # cancelled, or found gone while it was sent to
                 active = call.started_at is not None
                 outcome = Outcome.CLIENT_GONE_ACTIVE if active else Outcome.CLIENT_GONE_QUEUED
@@ -172,6 +175,7 @@ class Pipeline:
         finally:
             if call.client.started:
                 record.status = exchange.head.status
+                call.answered = meter.ended and not meter.failed
             record.first_at = meter.first_at
             if meter.usage is not None:
                 record.prompt_tokens, record.completion_tokens = meter.usage.prompt, meter.usage.completion
