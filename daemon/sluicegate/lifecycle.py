@@ -1,5 +1,6 @@
 """Start, ready, drain, stop: one tree of nurseries, in which nothing outlives what it depends on."""
 
+import gc
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -38,11 +39,16 @@ MakeDial = Callable[[Address, float], Dial]
 
 STDERR = 2
 
+#: Container objects that may be made before Python looks for cycles among them (its default is 700). A request makes
+#: some hundred, most of which are gone with it.
+GC_THRESHOLD = 10_000
+
 
 def serve(config: Config) -> int:
     """Run the gateway until SIGTERM or SIGINT; the exit status. OSError if it cannot listen where it shall."""
     metrics = Metrics(ENDPOINTS, __version__)
     log = Log(choose_format(config.log.format, STDERR), config.log.level, STDERR, on_drop=metrics.log_line_dropped)
+    _spare_the_collector()
     try:
         with foreign_loggers(log):
             trio.run(_serve, config, metrics, log, strict_exception_groups=True)
@@ -54,6 +60,16 @@ def serve(config: Config) -> int:
     finally:
         log.close()
     return 0
+
+
+def _spare_the_collector() -> None:
+    """Take what was imported, which stays for good, out of the garbage collector's sight.
+
+    A full collection looks at every object it knows: it took 60 to 100 ms while 512 streams started, and held all.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
 
 
 async def _serve(config: Config, metrics: Metrics, log: Log) -> None:

@@ -46,7 +46,7 @@ async def test_a_cancel_storm_leaves_nothing_behind(wire: str, tmp_path: Path) -
 
             gateway = running.gateway
             await Storm(connect, 50, seed=0).run()
-            await until(lambda: gateway.listening.connections == 0)
+            await until(lambda: gateway.listening.connections == 0 and upstream.busy == 0)
             before = open_fds() - sum(pool.idle for pool in gateway.pools.values()) * 2
             storm = Storm(connect, STREAMS, seed=1)
             await storm.run()

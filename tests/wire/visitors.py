@@ -20,7 +20,7 @@ from sluicegate.outcome import Outcome
 from sluicegate.route.backends import EngineState
 from tests.contract.raw import RawAnswer, RawClient, post
 from tests.fakes.engine import FakeEngine, open_engine
-from tests.harness import CHAT, Running, configuration, open_gateway
+from tests.harness import CHAT, PATIENCE_S, Running, configuration, open_gateway
 
 #: SO_LINGER on, for zero seconds: close() sends RST instead of FIN.
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -255,8 +255,11 @@ async def at_rest(running: Running) -> None:
 
 async def log_line(running: Running, request_id: str | None) -> dict[str, Any]:
     """What was logged of a request: one line, not none and not two."""
-    await wait_all_tasks_blocked()  # an answer may arrive a step before its request is settled
-    lines = [line for line in running.log_lines("request") if line["request_id"] == request_id]
+    lines: list[dict[str, Any]] = []
+    with trio.fail_after(PATIENCE_S):
+        while not lines:  # the pump's thread sends the end of an answer before the request is settled
+            await wait_all_tasks_blocked()
+            lines = [line for line in running.log_lines("request") if line["request_id"] == request_id]
     assert len(lines) == 1, lines
     return lines[0]
 

@@ -22,6 +22,7 @@ from hypercorn.utils import parse_socket_addr
 
 from ..config.schema import Address, Config, UnixAddress
 from ..exchange import ClientGone, ClientStalled
+from .accepting import accept_forever
 from .handler import Handler, Peer, Unmatched, present_peer
 from .hangups import Hangups
 from .http1 import PIECE, HandOver, Http1Connection, reset_on_close
@@ -160,7 +161,9 @@ class Listening:
     async def serve(self, listeners: list[trio.SocketListener], handlers: trio.Nursery) -> None:
         """Accept connections until cancelled, each handled in `handlers`, which the caller ends when it sees fit."""
         handlers.start_soon(self._hangups.watch)
-        await trio.serve_listeners(self._handle, listeners, handler_nursery=handlers)
+        async with trio.open_nursery() as accepting:
+            for listener in listeners:
+                accepting.start_soon(accept_forever, listener, self._handle, handlers)
 
     def close_after_answers(self) -> None:
         """From now on the next answer on a connection is its last one.
@@ -182,27 +185,32 @@ class Listening:
         """Free what was held for all connections; when none is left."""
         self._hangups.close()
 
-    async def _handle(self, stream: trio.SocketStream) -> None:
+    async def _handle(self, sock: socket.socket) -> None:
         if self.connections >= self._config.limits.connections_max:
-            await _turn_away(stream)
+            await _turn_away(sock)
             return
         self.connections += 1
+        rest = b""
         try:
-            await self._serve_fast(stream)
-            await trio.aclose_forcefully(stream)
-        except HandOver as rest:
-            state: Any = {}
-            args = (self._app, self._hypercorn, self._context, ConnectionState(state), stream)
-            server = GateServer(*args, stall_s=self._config.timeouts.client_stall_s, first_bytes=rest.data)
-            with self._hangups.watching(stream.socket, server.peer.hung_up):
-                await server
+            try:
+                await self._serve_fast(sock)
+            except HandOver as not_ours:
+                rest = not_ours.data
+            if rest:
+                await self._serve_by_hypercorn(sock, rest)
         finally:
             self.connections -= 1
+            sock.close()
 
-    async def _serve_fast(self, stream: trio.SocketStream) -> None:
-        """The fast way, on a plain socket object that shares the stream's descriptor and does not own it."""
-        inner = stream.socket
-        sock = socket.socket(inner.family, inner.type, inner.proto, fileno=inner.fileno())
+    async def _serve_by_hypercorn(self, sock: socket.socket, first_bytes: bytes) -> None:
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        state: Any = {}
+        args = (self._app, self._hypercorn, self._context, ConnectionState(state), stream)
+        server = GateServer(*args, stall_s=self._config.timeouts.client_stall_s, first_bytes=first_bytes)
+        with self._hangups.watching(stream.socket, server.peer.hung_up):
+            await server
+
+    async def _serve_fast(self, sock: socket.socket) -> None:
         connection = Http1Connection(sock, self._pipeline, self._config, self._unmatched)
         connection.closing = self._closing
         self._fast.add(connection)
@@ -212,14 +220,12 @@ class Listening:
         finally:
             self._hangups.unregister(sock)
             self._fast.discard(connection)
-            sock.detach()
 
 
-async def _turn_away(stream: trio.SocketStream) -> None:
-    with trio.move_on_after(1):
-        with contextlib.suppress(trio.BrokenResourceError):
-            await stream.send_all(_FULL % (len(_FULL_BODY), _FULL_BODY))
-    await trio.aclose_forcefully(stream)
+async def _turn_away(sock: socket.socket) -> None:
+    # A connection that is new has room for more than this.
+    with sock, contextlib.suppress(OSError):
+        sock.send(_FULL % (len(_FULL_BODY), _FULL_BODY))
 
 
 def hypercorn_config(config: Config) -> HypercornConfig:
@@ -248,7 +254,6 @@ def bind(address: Address) -> trio.SocketListener:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         sock.bind(address.path if isinstance(address, UnixAddress) else (address.host, address.port))
         sock.listen(BACKLOG)

@@ -26,8 +26,11 @@ from ..exchange import ClientGone, ClientStalled, Splice
 from .connection import EngineBroken, EngineConnection
 from .splice import Splicer
 
-#: Bytes per read.
-READ_SIZE = 65536
+#: Bytes per read: some dozen events. The buffer is allocated for each read, and a larger one is no longer in the cache.
+READ_SIZE = 16384
+
+#: Events per round; epoll gives the others in the next one.
+EVENTS_MAX = 256
 
 #: What a client that has fallen behind must take within stall_s (bytes); it need not take a large event at once.
 PIECE = 65536
@@ -224,7 +227,7 @@ class Pump:
         by_engine, by_client, poll = self._by_engine, self._by_client, self._epoll.poll
         looked_at = 0.0
         while not self._stopping:
-            events = poll(self._tick if by_client else None)
+            events = poll(self._tick if by_client else None, EVENTS_MAX)
             self._now = now = time.perf_counter()
             for fd, what in events:
                 if (flow := by_engine.get(fd)) is not None:
@@ -243,22 +246,26 @@ class Pump:
     def _from_engine(self, flow: _Flow) -> None:
         try:
             data = os.read(flow.engine, READ_SIZE)
-            if not data:
-                self._finish(flow, _End.BROKEN, "the engine closed the connection in the middle of its answer")
-                return
-            flow.heard_at = self._now
-            out = flow.splicer.feed(data)
         except BlockingIOError:
             return
         except OSError as error:
             self._finish(flow, _End.BROKEN, f"the connection to the engine broke ({error})")
             return
+        flow.heard_at = self._now
+        if flow.splicer.passes(data):  # nearly every event: it goes out as it came, so nothing has ended with it
+            self._to_client(flow, data)
+        elif not data:
+            self._finish(flow, _End.BROKEN, "the engine closed the connection in the middle of its answer")
+        else:
+            self._reframed(flow, data)
+
+    def _reframed(self, flow: _Flow, data: bytes) -> None:
+        try:
+            out = flow.splicer.reframed(data)
         except EngineBroken as error:
             self._finish(flow, _End.BROKEN, error.why)
             return
-        if out is data:  # nearly every event: it passes as it came, so nothing has ended with it
-            self._to_client(flow, out)
-        elif not flow.splicer.complete:
+        if not flow.splicer.complete:
             if out:
                 self._to_client(flow, out)
         elif flow.splicer.healthy:

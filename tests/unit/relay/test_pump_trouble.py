@@ -44,7 +44,7 @@ class Bug(RuntimeError):
 class BrokenSplicer:
     """A splicer with a mistake in it."""
 
-    def feed(self, data: bytes) -> bytes:
+    def passes(self, data: bytes) -> bool:
         raise Bug
 
 
