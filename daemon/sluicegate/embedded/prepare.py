@@ -12,17 +12,22 @@ from . import cache as store
 from . import hardware
 from .parts import Outside, Preparation, fill_engine, fill_model, python_of, this_machine
 from .progress import Progress
-from .recipe import Device, choose
+from .recipe import CPU_VERSION, Device, choose
 
 
 @dataclass(frozen=True)
 class EnginePaths:
-    """A whole engine: the Python that can import vLLM, the model's directory, and the name under which it is served."""
+    """A whole engine: the Python that can import vLLM, the model's directory, and the name under which it is served.
+
+    `version` is vLLM's; `made` says whether anything had to be prepared for it just now.
+    """
 
     python: Path
     model: Path
     served_name: str
     device: Device = "cpu"
+    version: str = CPU_VERSION
+    made: bool = False
 
 
 def prepare(cache: Path, progress: Progress, *, cpu: bool = False, outside: Outside | None = None) -> EnginePaths:
@@ -43,7 +48,8 @@ def prepare(cache: Path, progress: Progress, *, cpu: bool = False, outside: Outs
         # Somebody's own directory: served as it is, and not ours to make.
         parts, model = [engine], local.absolute()
     store.usable(cache)
-    if not all(map(store.is_whole, parts)):
+    made = not all(map(store.is_whole, parts))
+    if made:
         if device == "gpu":
             hardware.require_gpu_tools(found)
         try:
@@ -51,7 +57,7 @@ def prepare(cache: Path, progress: Progress, *, cpu: bool = False, outside: Outs
                 _make(parts, Preparation(cache, recipe, progress, outside, lock))
         except OSError as error:
             raise store.unusable(cache, error) from error
-    return EnginePaths(python_of(engine), model, recipe.served_name, device)
+    return EnginePaths(python_of(engine), model, recipe.served_name, device, recipe.version, made)
 
 
 def _make(parts: Sequence[Path], this: Preparation) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import os
 import select
 import signal
@@ -55,14 +56,17 @@ class Machine:
 def main(argv: Sequence[str], machine: Machine | None = None) -> int:
     """Run it, and return the exit code; whatever the end, nothing that was started here is left.
 
-    0: served until Ctrl-C, or answered (--once). 1: a sentence on stderr says why not. 2: settings are at fault.
-    130: interrupted before it served.
+    0: served until Ctrl-C, answered (--once) or prepared (--prepare-only). 1: a sentence on stderr says why not.
+    2: settings are at fault. 130: interrupted before it served.
     """
     options = _parser().parse_args(argv)
     machine = machine or Machine()
     serving = False
     try:
         with _one_signal_ends_it(), ExitStack() as stack:
+            if options.prepare_only:
+                _prepare_only(options, machine)
+                return EXIT_OK
             running = _start(stack, options, machine)
             serving = True
             if not options.once:
@@ -77,6 +81,21 @@ def main(argv: Sequence[str], machine: Machine | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_OK if serving else EXIT_INTERRUPTED
     return EXIT_OK
+
+
+def _prepare_only(options: argparse.Namespace, machine: Machine) -> None:
+    """For whoever starts the engine itself, as systemd does: what to start, as one JSON object on stdout."""
+    environ = machine.outside.environ
+    paths = prepare(default_cache(environ), for_stream(machine.err), cpu=options.cpu, outside=machine.outside)
+    found = {
+        "python": str(paths.python),
+        "model": str(paths.model),
+        "served_name": paths.served_name,
+        "version": paths.version,
+        "device": paths.device,
+        "made": paths.made,
+    }
+    print(json.dumps(found), file=machine.out)
 
 
 @dataclass(frozen=True)
@@ -198,6 +217,13 @@ def _parser() -> argparse.ArgumentParser:
         "MODEL, the model's repository or directory; MODEL_NAME, what clients call it; VLLM_VERSION, on a GPU.",
     )
     parser.add_argument("--question", default=QUESTION, help="what to ask first (default: %(default)s)")
-    parser.add_argument("--once", action="store_true", help="end after the first answer instead of serving")
+    how_far = parser.add_mutually_exclusive_group()
+    how_far.add_argument("--once", action="store_true", help="end after the first answer instead of serving")
+    how_far.add_argument(
+        "--prepare-only",
+        action="store_true",
+        help="start nothing: print where the prepared engine is, as one JSON object (python, model, served_name, "
+        "version, device, made: whether it had to be prepared just now)",
+    )
     parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is an NVIDIA GPU")
     return parser

@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import signal
 import socket
@@ -279,6 +280,40 @@ def test_leaves_the_sockets_of_another_run_alone(world: World) -> None:
     assert os.listdir(directory) == ["engine-1.sock"]
 
 
+def test_prepare_only_says_where_everything_is_and_starts_nothing(world: World) -> None:
+    results = [Result(world, "--prepare-only"), Result(world, "--prepare-only")]
+    assert [result.status for result in results] == [0, 0]
+    first, second = (json.loads(result.out) for result in results)
+    assert Path(first["python"]).parents[2] == world.cache / "engines"
+    assert Path(first["model"]).parent == world.cache / "models"
+    assert (first["served_name"], first["version"], first["device"]) == ("SmolLM2-135M-Instruct", "0.32.0", "cpu")
+    assert world.whole_parts() == ["engines", "models"]
+    assert first["made"] is True
+    assert second == first | {"made": False}
+    assert not (world.directory / "engine.json").exists()
+    assert not (world.directory / "gateway.json").exists()
+
+
+def test_prepare_only_fails_with_one_sentence_and_prints_no_object(world: World) -> None:
+    world.free = 0
+    result = Result(world, "--prepare-only")
+    assert (result.status, result.out) == (1, "")
+    assert result.last.startswith(f"sluicegate: The disk of {world.cache} has 0.0 GB free")
+
+
+@pytest.mark.usefixtures("prepared")
+def test_prepare_only_needs_no_port(world: World) -> None:
+    world.variables |= {"LISTEN": "unix:/run/gate.sock"}
+    assert Result(world, "--prepare-only").status == 0
+
+
+def test_prepare_only_and_once_exclude_each_other(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        Result(world, "--prepare-only", "--once")
+    assert done.value.code == 2
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
 def test_by_default_it_runs_on_this_machine() -> None:
     machine = Machine()
     assert machine.outside == Outside(os.environ, Path(sys.executable))
@@ -290,4 +325,7 @@ def test_help_names_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert done.value.code == 0
     text = capsys.readouterr().out
-    assert all(name in text for name in ("--once", "--question", "--cpu", "SLUICEGATE_CACHE", "LISTEN", "MODEL_NAME"))
+    assert all(
+        name in text
+        for name in ("--once", "--prepare-only", "--question", "--cpu", "SLUICEGATE_CACHE", "LISTEN", "MODEL_NAME")
+    )
