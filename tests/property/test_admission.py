@@ -1,5 +1,6 @@
-"""Admission under any schedule: arrivals, leavings, completions, timeouts and a drain, in any order and any rhythm."""
+"""Admission under any schedule: arrivals, leavings, completions, timeouts, new bounds and a drain, in any order."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,13 @@ Step = tuple[str, int]
 _NUMBER = st.integers(0, 7)
 _STEP = st.tuples(
     st.sampled_from(
-        ["arrive"] * 4 + ["complete"] * 3 + ["leave"] * 2 + ["pass time"] * 2 + ["one turn"] * 2 + ["rest"] * 3
+        ["arrive"] * 4
+        + ["complete"] * 3
+        + ["leave"] * 2
+        + ["pass time"] * 2
+        + ["one turn"] * 2
+        + ["rest"] * 3
+        + ["reconfigure"]
     ),
     _NUMBER,
 )
@@ -73,6 +80,7 @@ class Machine:
         self.nursery = nursery
         self.admission = Admission(config)
         self.visitors: list[Visitor] = []
+        self.most_active, self.most_waiting = config.max_active, config.queue_max
         self.held: list[float] = []  # how long each slot was held, in the order of settling
         nursery.start_soon(self.admission.run)
 
@@ -83,6 +91,7 @@ class Machine:
             "leave": lambda number: self.each(None, number, lambda visitor: visitor.scope.cancel()),
             "pass time": lambda number: self.clock.jump(number * self.config.queue_timeout_s / 4),
             "drain": lambda _: self.admission.drain(),
+            "reconfigure": self.reconfigure,
         }
         for name, number in schedule:
             if name == "rest":
@@ -116,7 +125,7 @@ class Machine:
         else:
             assert config.queue_mode is QueueMode.QUEUE
             assert waiting < config.queue_max
-            assert active == config.max_active or waiting, "waits although a slot is free and nobody is before it"
+            assert active >= config.max_active or waiting, "waits although a slot is free and nobody is before it"
             assert not hopeless
         self.nursery.start_soon(visitor.stay, admission)
 
@@ -126,6 +135,18 @@ class Machine:
         there = [v for v in there if state is None or (v.ticket is not None and v.ticket.state is state)]
         if there:
             act(there[number % len(there)])
+
+    def reconfigure(self, number: int) -> None:
+        """Other bounds, and now and then the other mode."""
+        self.config = dataclasses.replace(
+            self.config,
+            max_active=number % 3 + 1,
+            queue_max=number % 5,
+            queue_mode=QueueMode.REJECT if number == 7 else QueueMode.QUEUE,
+        )
+        self.most_active = max(self.config.max_active, self.admission.active)
+        self.most_waiting = max(self.config.queue_max, self.admission.waiting)
+        self.admission.reconfigure(self.config)
 
     # -- what must hold -------------------------------------------------------------------------------------------
 
@@ -138,10 +159,10 @@ class Machine:
                 assert self.admission.draining
             case Outcome.SHED_BUSY:
                 assert config.queue_mode is QueueMode.REJECT
-                assert active == config.max_active
+                assert active >= config.max_active or waiting
             case Outcome.SHED_QUEUE_FULL:
                 # or the way in is full of those who left it again in this very turn of the scheduler
-                assert waiting == config.queue_max or self.left_since_last_turn()
+                assert waiting >= config.queue_max or self.way_in_is_full()
             case Outcome.SHED_QUEUE_TIMEOUT:
                 assert hopeless
             case _:
@@ -151,9 +172,12 @@ class Machine:
         """After every step, whatever the scheduler has yet to do."""
         admission, config = self.admission, self.config
         states = [visitor.ticket.state for visitor in self.visitors if visitor.ticket is not None]
-        assert admission.active == states.count(TicketState.ACTIVE) <= config.max_active
-        assert admission.waiting == states.count(TicketState.WAITING) <= config.queue_max
-        assert admission.active == config.max_active or not len(admission._line), "an idle slot before a line"
+        assert admission.active == states.count(TicketState.ACTIVE) <= self.most_active
+        assert admission.waiting == states.count(TicketState.WAITING) <= self.most_waiting
+        # Where there are fewer now, no more than are left: nobody is cut off, and nobody comes in their place.
+        self.most_active = max(config.max_active, admission.active)
+        self.most_waiting = max(config.queue_max, admission.waiting)
+        assert admission.active >= config.max_active or not len(admission._line), "an idle slot before a line"
         assert all(len(visitor.outcomes) <= 1 for visitor in self.visitors)
         granted = [v.rank for v in self.visitors if v.ticket is not None and v.ticket.granted_at is not None]
         waiting = [v.rank for v in self.visitors if v.ticket is not None and v.ticket.waiting]
@@ -162,7 +186,7 @@ class Machine:
     def check_at_rest(self) -> None:
         """When the scheduler has nothing more to do."""
         admission, now = self.admission, trio.current_time()
-        assert admission.active == self.config.max_active or admission.waiting == 0, "an idle slot, and one who waits"
+        assert admission.active >= self.config.max_active or admission.waiting == 0, "an idle slot, and one who waits"
         assert admission.waiting == len(admission._line)
         assert not (admission.draining and admission.waiting)
         for visitor in self.visitors:
@@ -205,10 +229,9 @@ class Machine:
         slot_time_s = self.admission.view().slot_time_s
         return 0.0 if slot_time_s is None else (self.admission.waiting + 1) * slot_time_s / self.config.max_active
 
-    def left_since_last_turn(self) -> bool:
-        return self.admission._way_in.statistics().current_buffer_used > self.admission.waiting - len(
-            self.admission._line
-        )
+    def way_in_is_full(self) -> bool:
+        statistics = self.admission._way_in.statistics()
+        return statistics.current_buffer_used == statistics.max_buffer_size
 
 
 @settings(max_examples=400, deadline=None)

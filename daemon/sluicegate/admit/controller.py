@@ -8,6 +8,9 @@ task), so that an idle slot with someone in the line never exists, not even for 
 All methods but `run` and `wait` are synchronous, hence atomic on trio's single thread: no lock is needed or held.
 """
 
+import collections
+import contextlib
+
 import trio
 
 from ..config.schema import AdmissionConfig
@@ -27,9 +30,8 @@ class Admission:
         self._line = Line()
         self._waiting = 0
         self._slot_time_s: float | None = None
-        # A channel of size 0 would refuse whenever the controller is not at its receive just now;
-        # with QUEUE_MAX=0 nobody is told to wait, so its one place stays empty.
-        self._way_in, self._arrivals = trio.open_memory_channel[Ticket](max(1, config.queue_max))
+        self._arrivals = collections.deque[trio.MemoryReceiveChannel[Ticket | trio.Event]]()
+        self._open_way_in()
 
     # -- the request's side -------------------------------------------------------------------------------------
 
@@ -78,13 +80,33 @@ class Admission:
 
     async def run(self) -> None:
         """The controller task: lines up those who arrive. Runs until cancelled."""
-        async for ticket in self._arrivals:
-            if ticket.waiting:  # it may have left, or been shed, on its way in
-                self._line.push(ticket)
+        while True:
+            async for arrival in self._arrivals[0]:
+                self._line_up(arrival)
                 if self.draining:
                     self._shed_line()
                 else:
                     self._hand_on()
+            self._arrivals.popleft()
+
+    async def prove(self) -> None:
+        """Return once the controller has taken in what is sent to it now: for the watchdog."""
+        done = trio.Event()
+        async with self._way_in.clone() as way_in:  # its own end: the other may be closed meanwhile
+            await way_in.send(done)
+        await done.wait()
+
+    def reconfigure(self, config: AdmissionConfig) -> None:
+        """From now on these numbers hold. Nobody who has a slot or a place loses it, also where there are fewer now.
+
+        Slots that there are more go to those who wait, at once. Who waits already does so as long as it was to.
+        """
+        queue_max, self.config = self.config.queue_max, config
+        self.limiter.total_tokens = config.max_active
+        if config.queue_max != queue_max:
+            self._way_in.close()  # the controller takes in what is on its way there, then goes on to the next
+            self._open_way_in()
+        self._hand_on()
 
     def drain(self) -> None:
         """Let nobody in any more, and turn away all that wait; those with a slot go on."""
@@ -114,6 +136,18 @@ class Admission:
         """Requests that wait now, in the channel or in the line."""
         return self._waiting
 
+    def _open_way_in(self) -> None:
+        # A channel of size 0 would refuse whenever the controller is not at its receive just now;
+        # with QUEUE_MAX=0 nobody is told to wait, so its one place stays empty.
+        self._way_in, arrivals = trio.open_memory_channel[Ticket | trio.Event](max(1, self.config.queue_max))
+        self._arrivals.append(arrivals)
+
+    def _line_up(self, arrival: Ticket | trio.Event) -> None:
+        if isinstance(arrival, trio.Event):
+            arrival.set()
+        elif arrival.waiting:  # it may have left, or been shed, on its way in
+            self._line.push(arrival)
+
     def _hand_on(self) -> None:
         while len(self._line) and self.limiter.available_tokens > 0:
             ticket = self._line.pop()
@@ -127,13 +161,10 @@ class Admission:
         ticket.granted_at = trio.current_time()
 
     def _shed_line(self) -> None:
-        while True:  # what is still in the channel was not lined up yet, but waits all the same
-            try:
-                ticket = self._arrivals.receive_nowait()
-            except trio.WouldBlock:
-                break
-            if ticket.waiting:
-                self._line.push(ticket)
+        for arrivals in self._arrivals:  # what is still in a channel was not lined up yet, but waits all the same
+            with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+                while True:
+                    self._line_up(arrivals.receive_nowait())
         while len(self._line):
             ticket = self._line.pop()
             self._waiting -= 1

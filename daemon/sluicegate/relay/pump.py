@@ -102,14 +102,12 @@ class Pump:
 
     def __init__(self, idle_s: float, stall_s: float) -> None:
         """`idle_s`: longest silence of an engine; `stall_s`: longest that a client may take nothing (seconds)."""
-        self._idle_s = idle_s
-        self._stall_s = stall_s
-        self._tick = min(TICK_MAX_S, max(TICK_MIN_S, TICK_PART * min(idle_s, stall_s)))
+        self.set_deadlines(idle_s, stall_s)
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Edge-triggered: each write wakes the thread, and nobody has to read what was written.
         self._epoll.register(self._wake, select.EPOLLIN | select.EPOLLET)
-        self._orders: collections.deque[_Flow] = collections.deque()
+        self._orders: collections.deque[_Flow | trio.Event] = collections.deque()
         self._by_engine: dict[int, _Flow] = {}
         self._by_client: dict[int, _Flow] = {}
         self._ended: list[_Flow] = []
@@ -136,6 +134,18 @@ class Pump:
         self._end_all()
         self._epoll.close()
         os.close(self._wake)
+
+    def set_deadlines(self, idle_s: float, stall_s: float) -> None:
+        """From now on these hold, also for the streams that are in it; the thread looks at them at its next tick."""
+        self._idle_s = idle_s
+        self._stall_s = stall_s
+        self._tick = min(TICK_MAX_S, max(TICK_MIN_S, TICK_PART * min(idle_s, stall_s)))
+
+    async def prove(self) -> None:
+        """Return once the thread has taken up an order that is given now, and said so: for the watchdog."""
+        done = trio.Event()
+        self._order(done)
+        await done.wait()
 
     def clock(self) -> float:
         """trio's time, in any thread (seconds)."""
@@ -192,11 +202,11 @@ class Pump:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 raise EngineBroken(flow.why)
 
-    def _order(self, flow: _Flow) -> None:
-        """Put `flow` before the pump: to be taken up if it is new, else to be let go."""
+    def _order(self, order: _Flow | trio.Event) -> None:
+        """Put a flow before the pump, to be taken up if it is new, else to be let go; or an event, to be set."""
         if self._over:
             return  # nobody is there to see to it, and what it would ask for is done
-        self._orders.append(flow)
+        self._orders.append(order)
         os.eventfd_write(self._wake, 1)
 
     def _end_all(self) -> None:
@@ -207,8 +217,9 @@ class Pump:
         if self._over:
             return
         self._over = True
-        for flow in (*self._by_client.values(), *self._orders):
-            self._finish(flow, _End.BROKEN, _STOPPED)
+        for order in (*self._by_client.values(), *self._orders):
+            if isinstance(order, _Flow):
+                self._finish(order, _End.BROKEN, _STOPPED)
         self._orders.clear()
         self._let_go()
         if self._crash is not None:
@@ -334,6 +345,9 @@ class Pump:
     def _take_orders(self) -> None:
         while self._orders:
             flow = self._orders.popleft()
+            if isinstance(flow, trio.Event):
+                self._soon(flow.set)
+                continue
             if flow.end is not None:
                 continue  # it ended by itself before its abort came
             if flow.aborting and self._by_client.get(flow.client) is flow:

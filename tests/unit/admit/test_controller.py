@@ -1,5 +1,6 @@
 """The Admission: slots and waiting places, taken and given back in every order that matters. On virtual time."""
 
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -252,6 +253,108 @@ async def test_cancelled_in_the_instant_of_its_grant_it_gives_the_slot_on() -> N
             nursery.cancel_scope.cancel()
         assert next_one.active
         assert (admission.active, admission.waiting) == (1, 0)
+
+
+async def test_more_slots_go_to_those_who_wait_at_once() -> None:
+    async with open_admission() as admission:
+        admission.enter()
+        waiters = [admission.enter() for _ in range(3)]
+        await wait_all_tasks_blocked()
+        admission.reconfigure(dataclasses.replace(admission.config, max_active=3))
+        assert [ticket.state for ticket in waiters] == [TicketState.ACTIVE, TicketState.ACTIVE, TicketState.WAITING]
+        assert (admission.active, admission.waiting) == (3, 1)
+        await admission.wait(waiters[0])
+
+
+async def test_fewer_slots_cut_nobody_off_and_let_nobody_in_until_enough_have_gone() -> None:
+    async with open_admission(max_active=3) as admission:
+        holders = [admission.enter() for _ in range(3)]
+        waiter = admission.enter()
+        await wait_all_tasks_blocked()
+        admission.reconfigure(dataclasses.replace(admission.config, max_active=1))
+        for holder in holders[:2]:
+            admission.settle(holder)
+            assert waiter.waiting
+        assert admission.active == 1
+        admission.settle(holders[2])
+        assert waiter.active
+
+
+async def test_a_shorter_line_keeps_those_who_stand_in_it_in_their_order() -> None:
+    async with open_admission(queue_max=3) as admission:
+        holder = admission.enter()
+        waiters = [admission.enter() for _ in range(3)]  # one in the controller's hand, two on their way in
+        admission.reconfigure(dataclasses.replace(admission.config, queue_max=1))
+        assert refused(admission).outcome is Outcome.SHED_QUEUE_FULL
+        await wait_all_tasks_blocked()
+        for waiter in waiters:
+            admission.settle(holder)
+            assert waiter.active
+            holder = waiter
+        assert admission.enter().waiting, "one place is left"
+
+
+async def test_a_longer_line_has_its_places_at_once_and_in_order() -> None:
+    async with open_admission(queue_max=1) as admission:
+        holder, first = admission.enter(), admission.enter()
+        admission.reconfigure(dataclasses.replace(admission.config, queue_max=4))
+        later = [admission.enter() for _ in range(3)]
+        assert refused(admission).outcome is Outcome.SHED_QUEUE_FULL
+        await wait_all_tasks_blocked()
+        for waiter in (first, *later):
+            admission.settle(holder)
+            assert waiter.active
+            holder = waiter
+
+
+async def test_another_mode_holds_for_those_who_come_now() -> None:
+    async with open_admission() as admission:
+        holder, waiter = admission.enter(), admission.enter()
+        await wait_all_tasks_blocked()
+        admission.reconfigure(dataclasses.replace(admission.config, queue_mode=QueueMode.REJECT))
+        assert refused(admission).outcome is Outcome.SHED_BUSY
+        admission.settle(holder)
+        assert waiter.active
+
+
+async def test_a_drain_after_a_new_bound_turns_away_those_on_their_old_way_in() -> None:
+    async with open_admission(queue_max=3) as admission:
+        admission.enter()
+        waiters = [admission.enter() for _ in range(3)]
+        admission.reconfigure(dataclasses.replace(admission.config, queue_max=2))
+        admission.drain()
+        await wait_all_tasks_blocked()
+        assert {ticket.state for ticket in waiters} == {TicketState.SHED}
+        assert admission.waiting == 0
+
+
+async def test_the_controller_proves_that_it_goes_round() -> None:
+    async with open_admission(queue_max=1) as admission:
+        holder, waiter = admission.enter(), admission.enter()
+        with trio.fail_after(5):
+            await admission.prove()
+        assert admission.waiting == 1
+        admission.settle(holder)
+        assert waiter.active
+        with trio.fail_after(5):
+            await admission.prove()
+
+
+async def test_a_proof_outlasts_a_new_way_in_and_a_drain() -> None:
+    async with open_admission(queue_max=1) as admission, trio.open_nursery() as nursery:
+        for _ in range(4):  # more than the way in holds
+            nursery.start_soon(admission.prove)
+        admission.reconfigure(dataclasses.replace(admission.config, queue_max=2))
+        await trio.lowlevel.checkpoint()
+        admission.reconfigure(dataclasses.replace(admission.config, queue_max=3))
+        admission.drain()
+
+
+async def test_without_its_controller_there_is_no_proof(autojump_clock: MockClock) -> None:
+    admission = Admission(AdmissionConfig())
+    with trio.move_on_after(3600) as patience:
+        await admission.prove()
+    assert patience.cancelled_caught
 
 
 def test_a_ticket_tells_its_state() -> None:

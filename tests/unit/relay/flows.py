@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -295,3 +296,15 @@ async def open_pump(*, idle_s: float = 60.0, stall_s: float = 60.0) -> AsyncIter
                 await flows.empty()
                 flows.close()
     assert open_fds() == before
+
+
+def freeze(pump: Pump) -> threading.Event:
+    """Have the pump's thread stand still before the next order, until what is returned is set."""
+    thaw, take_orders = threading.Event(), pump._take_orders
+
+    def stand_still() -> None:
+        assert thaw.wait(PATIENCE_S)
+        take_orders()
+
+    pump._take_orders = stand_still  # type: ignore[method-assign]
+    return thaw

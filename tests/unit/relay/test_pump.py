@@ -14,10 +14,12 @@ from sluicegate.relay.splice import framed
 from tests.unit.relay.flows import (
     DONE,
     END,
+    PATIENCE_S,
     STREAM,
     TOKEN,
     Flow,
     beat,
+    freeze,
     open_pump,
     reset,
     spin,
@@ -345,3 +347,43 @@ async def test_its_clock_is_trios() -> None:
         before = trio.current_time()
         now = flows.pump.clock()
         assert before - 0.001 <= now <= trio.current_time() + 0.001
+
+
+# --- what the daemon around it asks ---
+
+
+async def test_it_proves_that_it_goes_round_with_streams_and_without() -> None:
+    async with open_pump() as flows:
+        with trio.fail_after(PATIENCE_S):
+            await flows.pump.prove()
+            await flows.open()
+            await flows.pump.prove()
+
+
+async def test_a_frozen_thread_proves_nothing_until_it_goes_on() -> None:
+    async with open_pump() as flows:
+        thaw = freeze(flows.pump)
+        proved = trio.Event()
+
+        async def prove() -> None:
+            await flows.pump.prove()
+            proved.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(prove)
+            await beat(0.1)
+            assert not proved.is_set()
+            thaw.set()
+            with trio.fail_after(PATIENCE_S):
+                await proved.wait()
+
+
+async def test_new_deadlines_hold_for_the_streams_that_are_in_it() -> None:
+    async with open_pump() as flows:
+        silent, stalled = await flows.open(), await flows.open(tight=True)
+        await flows.stall(stalled, MUCH)
+        flows.pump.set_deadlines(0.05, 60.0)
+        assert isinstance(await silent.ended(), EngineIdle)
+        assert not stalled.over.is_set()
+        flows.pump.set_deadlines(60.0, 0.05)
+        assert isinstance(await stalled.ended(), ClientStalled)
