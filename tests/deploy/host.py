@@ -4,7 +4,7 @@
         host.run("systemctl", "is-system-running")
 
 It runs in systemd-nspawn, on an overlay over the cached base image and in a network of its own, and leaves nothing
-behind, however it ends: what a killed run left is removed by the next. `python -m tests.deploy.host` boots one to look
+behind, however it ends: what a killed run left is removed by the next. `python -m tests.deploy` boots one to look
 around in.
 """
 
@@ -15,9 +15,7 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,9 +50,6 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 #: The administrator who runs Ansible: not root, as on most hosts.
 ADMIN = "admin"
-
-#: Downloads that hosts share. In the host they lie where pip and uv keep them for root.
-DOWNLOADS = {"pip": "/root/.cache/pip", "uv": "/root/.cache/uv"}
 
 
 def require_tools() -> None:
@@ -211,9 +206,6 @@ def _prepare(directory: Path, root: Path, net: Network, found: outside.Outside) 
 @contextlib.contextmanager
 def _running(name: str, directory: Path, root: Path, net: Network, found: outside.Outside) -> Iterator[Host]:
     binds = [f"--bind-ro={path}" for path in found.directories]
-    for kind, inside in DOWNLOADS.items():
-        (image.cache() / kind).mkdir(exist_ok=True)
-        binds.append(f"--bind={image.cache() / kind}:{inside}")
     command = [
         "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", f"--machine={name}", f"--directory={root}",
         f"--network-namespace-path={net.path}", "--capability=CAP_NET_ADMIN", "--resolv-conf=off", "--link-journal=no",
@@ -307,21 +299,3 @@ def inventory(host: Host, variables: dict[str, object]) -> str:
         "ansible_ssh_common_args": host.ssh_args,
     }
     return json.dumps({"gpu_hosts": {"hosts": {"gpu1": {**connection, **variables}}}}, indent=2)
-
-
-def main(argv: Sequence[str] = ()) -> None:
-    """Boot a host, say how to enter it, and keep it until Ctrl-C."""
-    started = time.monotonic()
-    with booted_host() as host:
-        path = host.directory / "inventory.yml"
-        path.write_text(inventory(host, {}))
-        print(f"{host.name} is up after {time.monotonic() - started:.0f} s; Ctrl-C removes it.")
-        print(f"  enter:     nsenter --target {host.pid} --all bash -l")
-        print(f"  SSH:       {shlex.join(ssh_command(host))}")
-        print(f"  inventory: {path}")
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.pause()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

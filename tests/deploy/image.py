@@ -33,7 +33,7 @@ DEBOOTSTRAP_S = 900.0
 
 
 def cache() -> Path:
-    """Where the image and the downloads of the hosts are kept."""
+    """Where the image and the files of running hosts are kept."""
     directory = default_cache(os.environ) / "deploy"
     directory.mkdir(parents=True, exist_ok=True)
     return directory

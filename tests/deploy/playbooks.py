@@ -1,0 +1,125 @@
+"""Running the playbooks as an operator does, and reading what they say as data."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.deploy.host import Host, inventory
+
+REPOSITORY = Path(__file__).parents[2]
+ANSIBLE = REPOSITORY / "ansible"
+
+#: For whoever looks for the reason of a failure.
+LOGS = REPOSITORY / "build" / "deploy"
+
+#: Installing vLLM takes minutes on a slow line; nothing else here comes near it (seconds).
+PLAYBOOK_S = 1500.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What became of one task on the host."""
+
+    name: str
+    path: str
+    state: str
+    result: Mapping[str, Any]
+
+    @property
+    def changed(self) -> bool:
+        """Whether it changed something, or would have in check mode."""
+        return bool(self.result.get("changed")) and self.state == "ok"
+
+    @property
+    def message(self) -> str:
+        """What it said, of all its loop's items that failed if it has a loop."""
+        items = [item for item in self.result.get("results", []) if item.get("failed")]
+        return "\n".join(str(each.get("msg", each)) for each in items or [self.result])
+
+    def __str__(self) -> str:
+        where = self.path.removeprefix(str(REPOSITORY))
+        details = {key: self.result[key] for key in ("msg", "cmd", "stdout", "stderr", "diff") if self.result.get(key)}
+        return f"{self.state} [{self.name}] {where}\n    " + "\n    ".join(f"{k}: {v}" for k, v in details.items())
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a playbook, finished."""
+
+    name: str
+    status: int
+    tasks: list[Task]
+    output: str
+
+    @property
+    def changed(self) -> list[Task]:
+        """What it changed, or would change."""
+        return [task for task in self.tasks if task.changed]
+
+    @property
+    def failed(self) -> list[Task]:
+        """What failed and was not expected to."""
+        ignored = [task for task in self.tasks if task.result.get("ignore_errors")]
+        return [task for task in self.tasks if task.state in ("failed", "unreachable") and task not in ignored]
+
+    def succeeded(self) -> "Run":
+        """Itself; raises AssertionError with the tasks that failed."""
+        said = "\n".join(map(str, self.failed)) or self.output[-3000:]
+        assert self.status == 0, f"ansible-playbook {self.name} ended with {self.status}:\n{said}"
+        return self
+
+
+def play(host: Host, playbook: str, *args: str, variables: Mapping[str, object], log: str) -> Run:
+    """Run a playbook on the host. `variables`: the inventory's. `log`: the name of its file in build/deploy."""
+    path = host.directory / f"{log}.yml"
+    path.write_text(inventory(host, dict(variables)))
+    lines = list(_jsonl(host, playbook, "--inventory", str(path), *args, log=log))
+    output = "\n".join(line for line in lines if not line.startswith("{"))
+    events = [json.loads(line) for line in lines if line.startswith("{")]
+    tasks = [task for event in events for task in _tasks(event)]
+    return Run(f"{playbook} ({log})", int(output.rsplit("\n", 1)[-1]), tasks, output)
+
+
+def _jsonl(host: Host, playbook: str, *args: str, log: str) -> Iterator[str]:
+    """The lines that it prints, an event each, and its status as the last; written to the log as they come."""
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), f"playbooks/{playbook}.yml", *args]
+    environment = {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.jsonl",
+        # Its connections end with the host, and its sockets lie where a host's files do.
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(host.directory / "cp"),
+        "ANSIBLE_NOCOLOR": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with (
+        (LOGS / f"{log}.jsonl").open("w") as kept,
+        subprocess.Popen(
+            ["timeout", "--kill-after=10", str(PLAYBOOK_S), *command],
+            cwd=ANSIBLE,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as running,
+    ):
+        assert running.stdout is not None
+        for line in running.stdout:
+            kept.write(line)
+            kept.flush()
+            yield line.rstrip("\n")
+    yield str(running.returncode)
+
+
+def _tasks(event: Mapping[str, Any]) -> Iterator[Task]:
+    kind = event["_event"].removeprefix("v2_runner_on_")
+    if kind in ("ok", "failed", "unreachable", "skipped"):
+        for result in event["hosts"].values():
+            yield Task(event["task"]["name"], event["task"].get("path", ""), kind, result)

@@ -1,0 +1,449 @@
+"""The whole life of a deployment on one booted host: checked, built, used, disturbed, upgraded, rolled back, removed.
+
+The tests stand in the order of that life and run in it: each finds the host as the one before has left it.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+import trio
+
+from tests.deploy import playbooks, snapshot, visitors, wheels
+from tests.deploy.deployment import PASSWORD, TOKEN, Deployment, prepared
+from tests.deploy.eventually import eventually
+from tests.deploy.expressions import dashboard_expressions
+from tests.deploy.host import Host, booted_host
+from tests.deploy.prometheus import Prometheus
+from tests.deploy.promql import metrics
+from tests.deploy.visitors import Gateway, Stream
+
+pytestmark = pytest.mark.deploy
+
+LATER_VERSION = "99.0.0"
+
+BAD_INVENTORIES = sorted((Path(__file__).parent / "bad_inventories").glob("*.yml"))
+SENTENCE = re.compile(r"^# Stops with: (.+(?:\n#   .+)*)", re.MULTILINE)
+
+#: Unit → the highest exposure that `systemd-analyze security` may give it.
+UNITS = {
+    "sluicegate.service": 1.5,
+    "vllm@main.service": 3.0,
+    "prometheus.service": 3.0,
+    "prometheus-node-exporter.service": 3.0,
+    "nvidia-dcgm-exporter.service": 3.0,
+    "grafana-server.service": 3.0,
+}
+
+#: Everything that may listen on TCP, and where.
+LISTENERS = {
+    "0.0.0.0:22": "sshd",
+    "[::]:22": "sshd",
+    "0.0.0.0:8080": "sluicegate",
+    "127.0.0.1:9090": "prometheus",
+    "127.0.0.1:9091": "grafana",
+    "127.0.0.1:9100": "prometheus-node",
+    "127.0.0.1:9400": "dcgm-exporter",
+    "127.0.0.1:5555": "nv-hostengine",
+}
+
+SECRETS = (
+    "/etc/sluicegate/sluicegate.toml",
+    "/etc/vllm/main.env",
+    "/etc/vllm/credentials/hf-token",
+    "/etc/grafana/credentials/admin-password",
+)
+ACCOUNTS = ("sluicegate", "vllm", "prometheus", "grafana")
+
+#: vLLM on two cores needs a minute to start, and longer beside other work (seconds).
+ENGINE_S = 300.0
+#: The gateway starts in one second; its watchdog waits 20 s, and systemd 5 s more for the process to follow (seconds).
+GATEWAY_S = 20.0
+WATCHDOG_S = 60.0
+#: Scrapes come every 5 s, evaluations of rules every 15 s (seconds).
+SCRAPES_S = 60.0
+#: Long enough for several scrapes while everything happens (seconds).
+TRAFFIC_S = 40.0
+#: A stream of so many tokens is still under way when the host has reloaded the gateway.
+LONG_STREAM = 200
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    """The one host of this module."""
+    with booted_host() as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def deployment(host: Host) -> Iterator[Deployment]:
+    """A fresh host, and what the operator writes into the inventory."""
+    with prepared(host) as deployment:
+        yield deployment
+
+
+@pytest.fixture(scope="module")
+def built(deployment: Deployment) -> Deployment:
+    """The deployment after site.yml; if that fails, so does every test that needs it, at once."""
+    run = deployment.play("site", log="2-converge").succeeded()
+    assert run.changed
+    return deployment
+
+
+@pytest.fixture(scope="module")
+def gateway(built: Deployment) -> Gateway:
+    """The gateway as clients see it."""
+    return Gateway(f"http://{built.host.network.host}:8080")
+
+
+@pytest.fixture(scope="module")
+def prometheus(built: Deployment) -> Prometheus:
+    """The live Prometheus."""
+    return Prometheus(built.host)
+
+
+@pytest.mark.parametrize("playbook", ["site", "upgrade", "rollback", "uninstall"])
+def test_syntax(playbook: str) -> None:
+    command = [
+        str(Path(sys.executable).with_name("ansible-playbook")), "--syntax-check", f"playbooks/{playbook}.yml",
+        "--inventory", "inventories/example",
+    ]  # fmt: skip
+    result = subprocess.run(command, cwd=playbooks.ANSIBLE, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "WARNING" not in result.stderr
+
+
+def test_there_are_twelve_bad_inventories() -> None:
+    assert len(BAD_INVENTORIES) >= 12
+
+
+@pytest.mark.parametrize("path", BAD_INVENTORIES, ids=lambda path: path.stem)
+def test_bad_inventory_stops_in_preflight(deployment: Deployment, path: Path) -> None:
+    """Each is an inventory with one mistake in it, whose first comment is the sentence that it deserves."""
+    found = SENTENCE.search(path.read_text())
+    assert found, f"{path.name} does not say what it stops with"
+    sentence = found[1].replace("\n#   ", " ")
+    run = deployment.play("site", "--inventory", str(path), log=f"bad-{path.stem}")
+    assert run.status != 0
+    assert [sentence in task.message for task in run.failed] == [True], "\n".join(map(str, run.failed))
+    assert not run.changed
+
+
+def test_check_mode_works_on_a_fresh_host_and_changes_nothing(deployment: Deployment) -> None:
+    run = deployment.play("site", "--check", "--diff", log="1-check-fresh").succeeded()
+    assert run.changed, "check mode predicts nothing for a host on which everything is to be built"
+    assert snapshot.take(deployment.host).changes(deployment.fresh) == []
+
+
+def test_converge_and_a_chat_is_answered(built: Deployment, gateway: Gateway) -> None:
+    answer = gateway.chat("What is the capital of France?")
+    assert "Paris" in answer["choices"][0]["message"]["content"]
+    assert answer["usage"]["completion_tokens"] > 0
+
+
+def test_second_run_changes_nothing(built: Deployment) -> None:
+    run = built.play("site", log="3-idempotence").succeeded()
+    assert [str(task) for task in run.changed] == []
+
+
+def test_check_mode_predicts_nothing_for_a_built_host(built: Deployment) -> None:
+    run = built.play("site", "--check", "--diff", log="4-check-built").succeeded()
+    assert [str(task) for task in run.changed] == []
+
+
+@pytest.mark.parametrize("unit", [*UNITS, "sluicegate.socket", "nvidia-dcgm.service"])
+def test_unit_is_active_and_enabled(built: Deployment, unit: str) -> None:
+    shown = built.host.show(unit, "ActiveState", "UnitFileState", "NRestarts")
+    assert shown["ActiveState"] == "active"
+    assert shown["UnitFileState"] == "enabled"
+    assert shown.get("NRestarts", "0") == "0"
+
+
+def test_no_unit_has_failed(built: Deployment) -> None:
+    assert built.host.output("systemctl", "list-units", "--failed", "--no-legend") == ""
+
+
+@pytest.mark.parametrize(("unit", "limit"), UNITS.items())
+def test_unit_is_sandboxed(built: Deployment, unit: str, limit: float) -> None:
+    text = built.host.output("systemd-analyze", "security", "--no-pager", unit)
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", text)
+    assert found, text
+    assert float(found[1]) <= limit, text
+
+
+def test_listeners_are_exactly_as_intended(built: Deployment) -> None:
+    lines = built.host.output("ss", "--listening", "--tcp", "--processes", "--numeric", "--no-header").splitlines()
+    found = {}
+    for line in lines:
+        columns = line.split()
+        # The socket's first holder is systemd; who answers there is the last.
+        names = re.findall(r'"([^"]+)"', columns[5])
+        found[columns[3]] = next((name for name in names if name != "systemd"), names[0])
+    assert found == LISTENERS
+    assert built.host.output("ss", "--listening", "--udp", "--no-header") == ""
+
+
+def test_only_the_gateway_and_ssh_can_be_reached_from_outside(built: Deployment) -> None:
+    reachable = []
+    for port in sorted({int(address.rpartition(":")[2]) for address in LISTENERS}):
+        probe = ["curl", "--silent", "--max-time", "1", f"telnet://{built.host.network.host}:{port}"]
+        # 28: connected, and nothing came within the second. 7: refused; 28 without a connection: dropped.
+        result = subprocess.run([*probe, "--write-out", "%{num_connects}"], capture_output=True, text=True, input="")
+        if result.stdout.endswith("1"):
+            reachable.append(port)
+    assert reachable == [22, 8080]
+
+
+@pytest.mark.parametrize("account", ACCOUNTS)
+def test_account_has_no_shell_and_no_password(built: Deployment, account: str) -> None:
+    shell = built.host.output("getent", "passwd", account).strip().rpartition(":")[2]
+    assert shell in ("/usr/sbin/nologin", "/bin/false")
+    assert built.host.output("getent", "shadow", account).split(":")[1][:1] in ("!", "*")
+
+
+@pytest.mark.parametrize("path", SECRETS)
+def test_secret_is_readable_by_nobody_else(built: Deployment, path: str) -> None:
+    for account in ("nobody", *ACCOUNTS):
+        allowed = account in {"sluicegate": "sluicegate", "vllm": "vllm", "grafana": "grafana"} and account in path
+        result = built.host.run("runuser", "-u", account, "--", "cat", path, check=False)
+        assert result.returncode != 0 or allowed, f"{account} can read {path}"
+
+
+def test_no_secret_is_in_an_environment_a_command_line_or_the_journal(built: Deployment) -> None:
+    for secret in (TOKEN, PASSWORD):
+        for place in ("environ", "cmdline"):
+            found = built.host.run(
+                "sh", "-c", f"grep -l --text -F '{secret}' /proc/[0-9]*/{place} 2>/dev/null", check=False
+            )
+            others = [line for line in found.stdout.splitlines() if "self" not in line]
+            assert others == []
+        assert secret not in built.host.output("journalctl", "--no-pager")
+
+
+def test_all_targets_are_up_and_all_rules_loaded(prometheus: Prometheus) -> None:
+    expected = dict.fromkeys(("sluicegate", "vllm", "dcgm", "node", "prometheus", "grafana"), "up")
+
+    def all_up() -> None:
+        assert prometheus.targets() == expected
+
+    eventually(all_up, SCRAPES_S)
+    rules = prometheus.rules()
+    files = (playbooks.REPOSITORY / "prometheus" / "rules").glob("*.yml")
+    named = {name for path in files for name in re.findall(r"(?:record|alert): (\S+)", path.read_text())}
+    assert {rule["name"] for rule in rules} == named
+
+
+def test_grafana_has_its_data_source_and_dashboards(built: Deployment) -> None:
+    def ask(path: str) -> list[dict[str, str]]:
+        answer = built.host.curl("--user", f"admin:{PASSWORD}", f"http://127.0.0.1:9091{path}")
+        found: list[dict[str, str]] = json.loads(answer)
+        return found
+
+    assert [source["uid"] for source in ask("/api/datasources")] == ["sluicegate-prometheus"]
+    boards = {f"sluicegate-{name}" for name in ("overview", "gateway", "capacity", "llm", "infra")}
+    assert {board["uid"] for board in ask("/api/search")} == boards
+    built.host.curl(
+        "--user", f"admin:{PASSWORD}", "http://127.0.0.1:9091/api/datasources/uid/sluicegate-prometheus/health"
+    )
+    with pytest.raises(AssertionError, match="401"):
+        built.host.curl("http://127.0.0.1:9091/api/search")
+
+
+def test_one_request_is_found_in_the_journal(built: Deployment, gateway: Gateway) -> None:
+    gateway.chat("What is the capital of Italy?", request_id="find-me-again")
+
+    def logged() -> list[dict[str, str]]:
+        text = built.host.output("journalctl", "--output=json", "SLUICEGATE_REQUEST_ID=find-me-again")
+        assert text, "no line with this request id"
+        return [json.loads(line) for line in text.splitlines()]
+
+    [line] = eventually(logged, GATEWAY_S)
+    assert line["_SYSTEMD_UNIT"] == "sluicegate.service"
+    assert line["SLUICEGATE_OUTCOME"] == "served"
+
+
+async def test_reload_applies_a_new_limit_and_drops_no_stream(built: Deployment, gateway: Gateway) -> None:
+    seen = Stream([])
+    async with httpx2.AsyncClient(base_url=gateway.url, timeout=visitors.PATIENCE_S) as client:
+        async for event in visitors.stream(client, seen, "Tell me a long story of a river.", LONG_STREAM):
+            if len(seen.events) == 3:
+                assert event != "[DONE]"
+                await trio.to_thread.run_sync(_configure, built.host, "max_active = 2", "max_active = 3")
+                await trio.to_thread.run_sync(built.host.run, "systemctl", "reload", "sluicegate.service")
+                reloaded_after = len(seen.events)
+    assert seen.whole, seen
+    assert len(seen.events) > reloaded_after + 1, "the stream had ended before the reload"
+    eventually(lambda: _has(gateway, "api_max_active", 3), GATEWAY_S)
+    assert built.host.show("sluicegate.service", "NRestarts")["NRestarts"] == "0"
+
+
+def test_refused_configuration_leaves_the_old_one_and_says_so(built: Deployment, gateway: Gateway) -> None:
+    host = built.host
+    _configure(host, "max_active = 3", "max_active = 0")
+    result = host.run("systemctl", "reload", "sluicegate.service", check=False)
+    assert result.returncode != 0
+    assert "admission.max_active = 0" in host.output("journalctl", "--no-pager", "--unit=sluicegate.service")
+    _has(gateway, "api_max_active", 3)
+    gateway.chat("Are you still there?")
+    _configure(host, "max_active = 0", "max_active = 2")
+    host.run("systemctl", "reload", "sluicegate.service")
+    eventually(lambda: _has(gateway, "api_max_active", 2), GATEWAY_S)
+
+
+def test_killed_gateway_is_back(built: Deployment, gateway: Gateway) -> None:
+    built.host.run("systemctl", "kill", "--signal=KILL", "sluicegate.service")
+    eventually(lambda: _restarted(built.host, "sluicegate.service", 1), GATEWAY_S)
+    eventually(lambda: _ready(gateway), GATEWAY_S)
+    gateway.chat("Are you back?")
+
+
+def test_wedged_gateway_is_restarted_by_the_watchdog(built: Deployment, gateway: Gateway) -> None:
+    built.host.run("systemctl", "kill", "--kill-whom=main", "--signal=STOP", "sluicegate.service")
+    eventually(lambda: _restarted(built.host, "sluicegate.service", 2), WATCHDOG_S)
+    eventually(lambda: _ready(gateway), GATEWAY_S)
+    assert "Watchdog timeout" in built.host.output("journalctl", "--no-pager", "--unit=sluicegate.service")
+
+
+def test_killed_engine_is_back_and_the_gateway_says_503_meanwhile(built: Deployment, gateway: Gateway) -> None:
+    built.host.run("systemctl", "kill", "--signal=KILL", "vllm@main.service")
+
+    def down() -> None:
+        assert gateway.status("/ready") == 503
+
+    eventually(down, GATEWAY_S)
+    eventually(lambda: _ready(gateway), ENGINE_S)
+    gateway.chat("Are you back?")
+    assert built.host.show("vllm@main.service", "NRestarts")["NRestarts"] == "1"
+
+
+def test_a_final_failure_saves_diagnostics(built: Deployment, gateway: Gateway) -> None:
+    """With a faulty configuration the daemon does not start, and systemd does not try again."""
+    host = built.host
+    _configure(host, "max_active = 2", "max_active = 0")
+    assert host.run("systemctl", "restart", "sluicegate.service", check=False).returncode != 0
+
+    def saved() -> str:
+        found = host.output("find", "/var/lib/sluicegate/diagnostics", "-type", "f").split()
+        assert found, "no diagnostics"
+        assert (
+            host.show("sluicegate-diagnostics@sluicegate.service.service", "ActiveState")["ActiveState"] == "inactive"
+        )
+        return found[-1]
+
+    path = eventually(saved, GATEWAY_S)
+    assert host.output("stat", "--format=%U %a", path).split()[0] == "sluicegate"
+    _configure(host, "max_active = 0", "max_active = 2")
+    host.run("systemctl", "reset-failed", "sluicegate.service")
+    host.run("systemctl", "start", "sluicegate.socket", "sluicegate.service")
+    eventually(lambda: _ready(gateway), GATEWAY_S)
+
+
+async def test_traffic_is_served_queued_shed_and_cancelled(gateway: Gateway, prometheus: Prometheus) -> None:
+    before = gateway.metrics()
+    seen = await visitors.crowd(gateway, TRAFFIC_S)
+    assert {"200", "left", "400"} <= set(seen)
+    assert seen["429"] + seen["503"] > 0
+    after = gateway.metrics()
+    grown = Counter({key: after[key] - before.get(key, 0) for key in after if key.startswith("api_outcomes_total")})
+    for outcomes in (("served",), ("client_gone_active",), ("invalid",), ("shed_queue_full", "shed_queue_timeout")):
+        assert any(grown[f'api_outcomes_total{{outcome="{outcome}"}}'] > 0 for outcome in outcomes), grown
+    waited = "api_queue_wait_seconds_count"
+    assert after[waited] > before[waited]
+
+
+def test_every_panel_has_data(built: Deployment, prometheus: Prometheus) -> None:
+    """Every expression of every dashboard, over the time since the host was built, as a panel draws it."""
+    wanted = dashboard_expressions()
+    assert len(wanted) > 50
+
+    def all_drawn() -> None:
+        now = time.time()
+        empty = [each for each in wanted if prometheus.samples(each.text, built.since, now, step=5) == 0]
+        assert empty == [], "no data:\n" + "\n".join(f"{each.dashboard}, {each.where}: {each.text}" for each in empty)
+
+    eventually(all_drawn, SCRAPES_S, poll=10)
+
+
+def test_every_rule_is_evaluated_and_has_data(built: Deployment, prometheus: Prometheus) -> None:
+    """Recorded series exist. An alert has no data while it is silent, but all that it looks at has."""
+
+    def evaluated() -> None:
+        rules = prometheus.rules()
+        assert [f"{rule['name']}: {rule['lastError']}" for rule in rules if rule["health"] != "ok"] == []
+        now = time.time()
+        recorded = [rule for rule in rules if rule["type"] == "recording"]
+        empty = [rule["name"] for rule in recorded if not prometheus.samples(rule["name"], built.since, now, step=5)]
+        assert empty == []
+
+    eventually(evaluated, SCRAPES_S)
+
+
+def test_no_expression_uses_a_metric_that_nobody_exports(prometheus: Prometheus) -> None:
+    exported = prometheus.metric_names()
+    used = {
+        (f"{each.dashboard}, {each.where}", name) for each in dashboard_expressions() for name in metrics(each.text)
+    }
+    used |= {(rule["name"], name) for rule in prometheus.rules() for name in metrics(rule["query"])}
+    assert len(used) > 50
+    assert sorted((where, name) for where, name in used if name not in exported) == []
+
+
+def test_verify(built: Deployment) -> None:
+    run = built.play("site", "--tags", "verify", log="5-verify").succeeded()
+    assert [str(task) for task in run.changed] == []
+
+
+def test_upgrade_is_one_command(built: Deployment, gateway: Gateway, tmp_path: Path) -> None:
+    before = _version(gateway)
+    built.variables["gateway_wheel"] = str(wheels.build(tmp_path, LATER_VERSION))
+    built.play("upgrade", log="6-upgrade").succeeded()
+    assert _version(gateway) == LATER_VERSION != before
+    gateway.chat("Are you the new one?")
+
+
+def test_rollback_is_one_command(built: Deployment, gateway: Gateway) -> None:
+    assert _version(gateway) == LATER_VERSION
+    built.play("rollback", log="7-rollback").succeeded()
+    assert _version(gateway) != LATER_VERSION
+    gateway.chat("Are you the old one?")
+
+
+def test_uninstall_leaves_nothing_but_data(built: Deployment) -> None:
+    built.play("uninstall", log="8-uninstall").succeeded()
+    left = snapshot.take(built.host).changes(built.fresh)
+    assert left == []
+
+
+def _configure(host: Host, old: str, new: str) -> None:
+    """Change one line of the gateway's configuration on the host, as an operator would with an editor."""
+    path = "/etc/sluicegate/sluicegate.toml"
+    assert old in host.output("cat", path)
+    host.run("sed", "--in-place", f"s/^{old}$/{new}/", path)
+    assert new in host.output("cat", path)
+
+
+def _has(gateway: Gateway, series: str, value: float) -> None:
+    assert gateway.metrics()[series] == value
+
+
+def _ready(gateway: Gateway) -> None:
+    assert gateway.status("/ready") == 200
+
+
+def _restarted(host: Host, unit: str, times: int) -> None:
+    shown = host.show(unit, "NRestarts", "ActiveState")
+    assert shown == {"NRestarts": str(times), "ActiveState": "active"}
+
+
+def _version(gateway: Gateway) -> str:
+    [series] = [series for series in gateway.metrics() if series.startswith("api_build_info")]
+    found = re.search(r'version="([^"]+)"', series)
+    assert found, series
+    return found[1]

@@ -1,0 +1,29 @@
+"""The gateway's wheel as it would be released, and a later one."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.deploy.playbooks import REPOSITORY
+
+VERSION = re.compile(r'^version = "(.+)"$', re.MULTILINE)
+
+
+def build(directory: Path, version: str | None = None) -> Path:
+    """Build the wheel of the working tree, or of one that is the same but for its version. Takes some seconds."""
+    tree = directory / "tree"
+    tree.mkdir(parents=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, tree)
+    shutil.copytree(REPOSITORY / "daemon", tree / "daemon", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    project = tree / "pyproject.toml"
+    if version is not None:
+        project.write_text(VERSION.sub(f'version = "{version}"', project.read_text(), count=1))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(directory), str(tree)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, f"pip wheel failed:\n{result.stdout}{result.stderr}"
+    shutil.rmtree(tree)
+    [wheel] = directory.glob("*.whl")
+    return wheel
