@@ -1,0 +1,250 @@
+"""API Gateway: the daemon itself, when Overview says that something is wrong with requests."""
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from ..layout import Row, dashboard
+from ..names import Uid
+from ..panels import NO_TRAFFIC, Query, Text, heat, series, table, timeline
+from ..queries import gateway
+from . import shared
+
+
+def board() -> Dashboard:
+    """The dashboard."""
+    return dashboard(
+        Uid.GATEWAY,
+        "What the gate did with each request, and how the daemon itself is.",
+        [_waiting(), _endings(), _connections(), _process(), _build()],
+    )
+
+
+def _waiting() -> Row:
+    return Row(
+        "Waiting and first tokens",
+        height=9,
+        width=12,
+        panels=[
+            heat(
+                Text(
+                    "Queue wait",
+                    "How long requests waited for a slot. One band at the bottom: slots are free. A band that "
+                    "climbs: the queue grows. Two bands: short and long requests compete, or hosts differ.",
+                    "s",
+                    runbook=("SluicegateQueueWaitNearTimeout",),
+                    more=Uid.CAPACITY,
+                    empty=NO_TRAFFIC,
+                ),
+                gateway.QUEUE_WAIT_BUCKETS,
+            ),
+            heat(
+                Text(
+                    "Time to first token, distribution",
+                    "How long streams took to their first byte, waiting included. A second band far above the "
+                    "first shows what an average hides: long prompts, or a preempting engine.",
+                    "s",
+                    runbook=("SluicegateTtftBudgetBurningFast",),
+                    more=Uid.LLM,
+                    empty=NO_TRAFFIC,
+                ),
+                gateway.FIRST_TOKEN_BUCKETS,
+            ),
+        ],
+    )
+
+
+def _endings() -> Row:
+    return Row(
+        "How requests ended",
+        height=9,
+        width=(8, 16, 8, 8, 8),
+        panels=[
+            table(
+                Text(
+                    "Outcomes in this time range",
+                    "How many requests ended how, in the time range shown. Every request has exactly one outcome; "
+                    "`journalctl SLUICEGATE_OUTCOME=<outcome>` lists the requests themselves.",
+                    "short",
+                    runbook=("SluicegateErrorBudgetBurningFast",),
+                    empty=NO_TRAFFIC,
+                ),
+                Query(gateway.OUTCOMES_IN_RANGE),
+                names={"outcome": "Outcome", "Value": "Requests"},
+                sort="Requests",
+            ),
+            shared.outcomes(),
+            series(
+                Text(
+                    "Shed by reason",
+                    "busy: no slot in mode reject. queue_full: QUEUE_MAX waited already. queue_timeout: waited "
+                    "QUEUE_TIMEOUT_S in vain; lower QUEUE_MAX then, for those had better been told at once. "
+                    "draining: the daemon was stopping.",
+                    "reqps",
+                    runbook=("SluicegateShedding",),
+                    more=Uid.CAPACITY,
+                    empty=NO_TRAFFIC,
+                ),
+                Query(gateway.SHED_BY_REASON, "{{outcome}}"),
+                stacked=True,
+                colours=shared.OUTCOME_COLOURS,
+            ),
+            series(
+                Text(
+                    "Refusals and failures by status",
+                    "HTTP statuses other than success; none: the client left before one. 4xx but 429 are clients' "
+                    "mistakes, 429 and 503 carry Retry-After, 502 and 504 are the engine's. Clients that ignore "
+                    "Retry-After show as a rise of 429 that outgrows the served.",
+                    "reqps",
+                    runbook=("SluicegateShedding", "SluicegateErrorBudgetBurningFast"),
+                    empty=NO_TRAFFIC,
+                ),
+                Query(gateway.REFUSED_BY_STATUS, "{{status}}"),
+                stacked=True,
+            ),
+            series(
+                Text(
+                    "Latency by endpoint, p95",
+                    "Embeddings take milliseconds, answers seconds to minutes: an endpoint is to be compared with "
+                    "itself.",
+                    "s",
+                    empty=NO_TRAFFIC,
+                ),
+                Query(gateway.LATENCY_BY_ENDPOINT, "{{endpoint}}"),
+            ),
+        ],
+    )
+
+
+def _connections() -> Row:
+    return Row(
+        "Connections",
+        height=8,
+        width=12,
+        panels=[
+            series(
+                Text(
+                    "Client connections",
+                    "Open connections of clients, idle ones included, against limits.connections_max (dashed): "
+                    "above it a client gets a 503. Far more of them than requests is a client that opens one for "
+                    "each.",
+                    "short",
+                    runbook=("SluicegateConnectionsNearLimit",),
+                ),
+                Query(gateway.CLIENT_CONNECTIONS, "{{instance}} open"),
+                Query(gateway.CONNECTION_LIMIT, "{{instance}} limit", limit=True),
+            ),
+            series(
+                Text(
+                    "Engine connections",
+                    "Connections to vLLM, idle (kept for the next request) or busy. Busy ones should equal the "
+                    "slots in use: more of them means that the engine still works for requests that have ended.",
+                    "short",
+                    more=Uid.LLM,
+                ),
+                Query(gateway.ENGINE_CONNECTIONS, "{{instance}} {{state}}"),
+                Query(gateway.ACTIVE, "{{instance}} slots in use"),
+            ),
+        ],
+    )
+
+
+def _process() -> Row:
+    return Row(
+        "The daemon's process",
+        height=8,
+        width=(8, 8, 8, 12, 12),
+        panels=[
+            series(
+                Text(
+                    "CPU",
+                    "Cores that the daemon uses. Its Python can use one: near 1.0 it is the bottleneck, and tokens "
+                    "arrive late in every stream.",
+                    "suffix: cores",
+                ),
+                Query(gateway.CPU, "{{instance}}"),
+            ),
+            series(
+                Text(
+                    "Memory",
+                    "Resident memory of the daemon. It follows the open requests; growth from day to day at the "
+                    "same load is a leak.",
+                    "bytes",
+                ),
+                Query(gateway.MEMORY, "{{instance}}"),
+            ),
+            series(
+                Text(
+                    "File descriptors",
+                    "Open descriptors against the process' limit (dashed, LimitNOFILE=). A request takes up to "
+                    "five; at the limit new connections fail.",
+                    "short",
+                    runbook=("SluicegateFileDescriptorsNearLimit",),
+                ),
+                Query(gateway.DESCRIPTORS, "{{instance}} open"),
+                Query(gateway.DESCRIPTOR_LIMIT, "{{instance}} limit", limit=True),
+            ),
+            series(
+                Text(
+                    "Garbage collections",
+                    "Runs of Python's collector by generation. Generation 2 looks at everything and pauses the "
+                    "daemon: it should stay well below one a second.",
+                    "ops",
+                ),
+                Query(gateway.COLLECTIONS, "{{instance}} generation {{generation}}"),
+            ),
+            series(
+                Text(
+                    "Log lines dropped",
+                    "Lines that journald did not take at once. Any means that journald or the disk cannot follow; "
+                    "the requests themselves are not held up by it.",
+                    "suffix: lines/s",
+                    runbook=("SluicegateLogLinesDropped",),
+                ),
+                Query(gateway.LINES_DROPPED, "{{instance}}"),
+                steps=((None, "green"), (0.01, "red")),
+            ),
+        ],
+    )
+
+
+def _build() -> Row:
+    return Row(
+        "Version and configuration",
+        height=7,
+        width=8,
+        panels=[
+            table(
+                Text(
+                    "Versions",
+                    "What runs where, and for how long. Hosts that should be alike and differ: an upgrade stopped "
+                    "half way. Minutes of age that nobody asked for: it restarts by itself.",
+                    "none",
+                    runbook=("SluicegateGatewayRestarting",),
+                ),
+                Query(gateway.AGE),
+                names={"instance": "Host", "version": "Sluicegate", "python": "Python", "Value": "Runs for"},
+                units={"Runs for": "dtdurations"},
+                sort="Sluicegate",
+            ),
+            series(
+                Text(
+                    "Configuration reloads",
+                    "Reloads that were applied, and those that were refused because the configuration was not "
+                    "valid: the old one is then still in force, and the log names the faults.",
+                    "short",
+                    runbook=("SluicegateReloadRefused",),
+                ),
+                Query(gateway.RELOADS, "{{instance}} {{result}}"),
+            ),
+            timeline(
+                Text(
+                    "Last reload",
+                    "Whether the configuration in force is the one on disk. Refused: mend the file, which "
+                    "`sluicegate check` explains, and reload again.",
+                    "none",
+                    runbook=("SluicegateReloadRefused",),
+                ),
+                {"0": ("Refused", "red"), "1": ("Applied", "green")},
+                Query(gateway.RELOADED, "{{instance}}"),
+            ),
+        ],
+    )

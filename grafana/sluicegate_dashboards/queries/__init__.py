@@ -1,0 +1,1 @@
+"""Every expression of the dashboards, by who exports the metrics."""

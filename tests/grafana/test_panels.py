@@ -1,0 +1,176 @@
+import re
+from collections import Counter
+from itertools import combinations
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from grafana.sluicegate_dashboards import layout
+from grafana.sluicegate_dashboards.dashboards.shared import OUTCOME_COLOURS
+from grafana.sluicegate_dashboards.names import DATA_SOURCE, RUNBOOK, Uid
+from grafana.sluicegate_dashboards.queries import objectives
+from sluicegate.observe import buckets
+from sluicegate.outcome import Outcome
+from tests.grafana.reading import ROOT, boards, panels, windows_in
+
+ALERTS = (ROOT / "prometheus" / "rules" / "alerts.yml").read_text("utf-8")
+ALERT_NAMES = re.findall(r"- alert: (\w+)", ALERTS)
+ALERT_DASHBOARDS = dict(zip(ALERT_NAMES, re.findall(r"dashboard: (\S+)", ALERTS), strict=True))
+
+#: Panels that stand on the dashboard to which they lead as well.
+SHARED = {"Outcomes", "Slots in use", "Requests waiting", "Goodput against offered load"}
+
+EVERY_PANEL = [pytest.param(uid, panel, id=f"{uid}: {panel['title']}") for uid, panel in panels()]
+
+
+def runbook_links(panel: dict[str, Any]) -> set[str]:
+    return {link["url"].removeprefix(f"{RUNBOOK}#") for link in panel["links"] if link["url"].startswith(RUNBOOK)}
+
+
+def test_there_are_five_under_the_uids_that_others_rely_on() -> None:
+    assert sorted(boards()) == [
+        "sluicegate-capacity",
+        "sluicegate-gateway",
+        "sluicegate-infra",
+        "sluicegate-llm",
+        "sluicegate-overview",
+    ]
+
+
+def test_their_titles() -> None:
+    assert {uid: board["title"] for uid, board in boards().items()} == {
+        "sluicegate-overview": "API Overview",
+        "sluicegate-gateway": "API Gateway",
+        "sluicegate-capacity": "Capacity & Saturation",
+        "sluicegate-llm": "LLM Performance",
+        "sluicegate-infra": "Infrastructure Health",
+    }
+
+
+@pytest.mark.parametrize(("uid", "panel"), EVERY_PANEL)
+def test_a_panel_says_what_it_shows_in_which_unit_and_what_to_make_of_it(uid: str, panel: dict[str, Any]) -> None:
+    defaults = panel["fieldConfig"]["defaults"]
+    assert panel["title"]
+    assert defaults["unit"]
+    assert defaults["noValue"]
+    assert defaults["thresholds"]["steps"]
+    assert len(panel["description"]) > len(panel["title"]) + 20
+    assert panel["description"].endswith((".", ")"))
+
+
+@pytest.mark.parametrize(("uid", "panel"), EVERY_PANEL)
+def test_a_panel_asks_the_provisioned_data_source(uid: str, panel: dict[str, Any]) -> None:
+    sources = [panel["datasource"], *(target["datasource"] for target in panel["targets"])]
+    assert sources == [{"type": "prometheus", "uid": DATA_SOURCE}] * (len(panel["targets"]) + 1)
+    assert panel["targets"]
+
+
+@pytest.mark.parametrize(("uid", "panel"), EVERY_PANEL)
+def test_rates_follow_the_zoom(uid: str, panel: dict[str, Any]) -> None:
+    for target in panel["targets"]:
+        assert windows_in(target["expr"]) <= {"$__rate_interval", "$__range"}
+
+
+@pytest.mark.parametrize(("uid", "panel"), EVERY_PANEL)
+def test_names_in_legends_and_tables_are_labels_of_the_expression(uid: str, panel: dict[str, Any]) -> None:
+    for target in panel["targets"]:
+        grouped = re.search(r"^(?:sum|max|min|avg) by \(([^)]*)\)", target["expr"])
+        if grouped:
+            named = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            assert named <= {label.strip() for label in grouped[1].split(",")}
+
+
+def test_ids_and_titles_are_unique_on_each_dashboard() -> None:
+    for uid, board in boards().items():
+        ids = Counter(panel["id"] for panel in board["panels"])
+        titles = Counter(panel["title"] for panel in board["panels"] if panel["type"] != "row")
+        assert ids.most_common(1)[0][1] == 1, uid
+        assert titles.most_common(1)[0][1] == 1, uid
+
+
+def test_a_panel_keeps_its_id_while_it_keeps_its_title() -> None:
+    """Alerts and bookmarks hold it: this number may only change together with the title."""
+    assert layout.panel_id("Outcomes") == 633580
+
+
+def test_panels_do_not_overlap_and_stay_on_the_grid() -> None:
+    for uid, board in boards().items():
+        places = [(panel["title"], panel["gridPos"]) for panel in board["panels"]]
+        for title, place in places:
+            assert 0 <= place["x"] < place["x"] + place["w"] <= layout.COLUMNS, (uid, title)
+        for (one, a), (other, b) in combinations(places, 2):
+            apart_x = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
+            apart_y = a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"]
+            assert apart_x or apart_y, (uid, one, other)
+
+
+def test_links_lead_to_dashboards_that_exist_and_keep_what_was_chosen() -> None:
+    existing = {f"/d/{uid}" for uid in Uid}
+    for uid, board in boards().items():
+        assert {link["url"] for link in board["links"]} == existing - {f"/d/{uid}"}
+        assert all(link["keepTime"] and link["includeVars"] for link in board["links"])
+    for uid, panel in panels():
+        for link in panel["links"]:
+            target = urlsplit(link["url"])
+            if not target.netloc:
+                assert target.path in existing - {f"/d/{uid}"} or panel["title"] in SHARED, (uid, panel["title"])
+                assert target.path in existing
+                assert target.query == "${__url_time_range}&${__all_variables}"
+
+
+def test_every_runbook_link_names_an_alert() -> None:
+    anchors = {name.lower() for name in ALERT_NAMES}
+    for uid, panel in panels():
+        assert runbook_links(panel) <= anchors, (uid, panel["title"])
+
+
+@pytest.mark.parametrize("alert", ALERT_NAMES)
+def test_an_alert_leads_to_a_dashboard_with_a_panel_that_shows_it(alert: str) -> None:
+    uid = ALERT_DASHBOARDS[alert]
+    shown = [panel["title"] for on, panel in panels() if on == uid and alert.lower() in runbook_links(panel)]
+    assert shown, f"{uid} has no panel that links the runbook's section {alert}"
+
+
+def test_every_dashboard_has_the_same_variables_and_marks() -> None:
+    for uid, board in boards().items():
+        variables = {variable["name"]: variable for variable in board["templating"]["list"]}
+        assert list(variables) == ["instance", "model", "ttft_goal", "itl_goal"], uid
+        for name in ("instance", "model"):
+            assert variables[name]["multi"]
+            assert variables[name]["includeAll"]
+        names = [mark["name"] for mark in board["annotations"]["list"]]
+        assert names == ["Deploys", "Gateway starts", "Engine starts", "Configuration reloads"], uid
+
+
+@pytest.mark.parametrize("uid", list(Uid))
+def test_a_variable_is_offered_where_it_is_used(uid: Uid) -> None:
+    text = " ".join(target["expr"] for on, panel in panels() if on == uid for target in panel["targets"])
+    for variable in boards()[uid]["templating"]["list"]:
+        hidden = variable["hide"] == 2
+        assert hidden != (f'"${variable["name"]}"' in text), variable["name"]
+
+
+def test_goals_are_bounds_of_the_buckets() -> None:
+    """At another value the share would be empty: `le` is matched as text."""
+    assert set(layout.TTFT_GOALS) <= {str(float(bound)) for bound in buckets.FIRST_TOKEN_S}
+    assert set(layout.ITL_GOALS) <= {str(float(bound)) for bound in buckets.INTER_TOKEN_S}
+
+
+def test_every_outcome_has_its_colour() -> None:
+    assert set(OUTCOME_COLOURS) == {outcome.value for outcome in Outcome}
+    assert len(set(OUTCOME_COLOURS.values())) == len(Outcome)
+
+
+def test_objectives_are_those_of_the_alerts() -> None:
+    assert f"sluicegate:slo_error:ratio_rate3d > {objectives.ERRORS_ALLOWED}\n" in ALERTS
+    assert f"sluicegate:slo_ttft:ratio_rate3d > {objectives.LATE_ALLOWED}\n" in ALERTS
+
+
+def test_provisioning_names_the_same_data_source_and_grafana_can_load_the_schema() -> None:
+    provisioned = (ROOT / "grafana" / "provisioning" / "datasources" / "sluicegate.yaml").read_text("utf-8")
+    assert f"uid: {DATA_SOURCE}\n" in provisioned
+    for board in boards().values():
+        assert board["schemaVersion"] == 39
+        assert board["editable"] is False
+        assert "${DS_" not in str(board)
