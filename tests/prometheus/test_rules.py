@@ -1,0 +1,313 @@
+"""Scrape configuration, recording rules and alerts: valid, tested, documented, and about metrics that somebody exports.
+
+promtool does the evaluating (Debian: apt-get install prometheus); what it cannot see is checked here: that no alert
+lacks a test in which it fires, one in which it is close and silent, a section in the runbook, or a metric to look at.
+"""
+
+import functools
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sluicegate.account import ledger
+from sluicegate.observe import buckets
+from sluicegate.observe.metrics import Metrics
+from sluicegate.outcome import Outcome
+
+ROOT = Path(__file__).parents[2]
+PROMETHEUS = ROOT / "prometheus"
+RUNBOOK = ROOT / "docs" / "runbook.md"
+TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
+
+#: Grafana's uids of the five dashboards, in grafana/.
+DASHBOARDS = {
+    "sluicegate-overview",
+    "sluicegate-gateway",
+    "sluicegate-capacity",
+    "sluicegate-llm",
+    "sluicegate-infra",
+}
+#: What each section of the runbook answers, in this order.
+QUESTIONS = ["What it means", "What users feel", "What to look at", "What to do", "When to escalate"]
+
+
+@functools.cache
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def rules(name: str) -> list[dict[str, Any]]:
+    return [rule for group in load(PROMETHEUS / "rules" / name)["groups"] for rule in group["rules"]]
+
+
+ALERTS = {rule["alert"]: rule for rule in rules("alerts.yml")}
+RECORDED = {rule["record"] for rule in rules("recording.yml")}
+
+
+def promtool(*args: str | Path, cwd: Path = PROMETHEUS) -> str:
+    """What promtool says, which must be that all is well."""
+    program = shutil.which("promtool")
+    assert program, "promtool is missing: install Prometheus (Debian and Ubuntu: apt-get install prometheus)"
+    ran = subprocess.run([program, *args], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
+    return ran.stdout + ran.stderr
+
+
+# -- promtool ------------------------------------------------------------------------------------------------------
+
+
+def test_the_configuration_is_valid_where_it_is_deployed(tmp_path: Path) -> None:
+    for file in PROMETHEUS.glob("*.yml"):
+        shutil.copy(file, tmp_path)
+    shutil.copytree(PROMETHEUS / "rules", tmp_path / "rules" / "sluicegate")
+    said = promtool("check", "config", tmp_path / "prometheus.yml")
+    assert "2 rule files found" in said
+    assert "WARNING" not in said
+
+
+def test_every_job_has_a_target_and_bounds() -> None:
+    config = load(PROMETHEUS / "prometheus.yml")
+    jobs = {job["job_name"]: job for job in config["scrape_configs"]}
+    assert {group["labels"]["job"] for group in load(PROMETHEUS / "targets.yml")} == set(jobs)
+    for name, job in jobs.items():
+        assert job["relabel_configs"] == [{"source_labels": ["job"], "regex": name, "action": "keep"}]
+        bounds = {"sample_limit", "label_limit", "label_name_length_limit", "label_value_length_limit"}
+        assert bounds | {"body_size_limit"} <= set(job), name
+
+
+def test_targets_listen_on_loopback_and_share_one_instance() -> None:
+    groups = load(PROMETHEUS / "targets.yml")
+    assert {group["labels"]["instance"] for group in groups} == {"gpuhost"}
+    assert all(target.startswith("127.0.0.1:") for group in groups for target in group["targets"])
+
+
+def test_the_rules_are_valid() -> None:
+    promtool("check", "rules", "--lint=all", "--lint-fatal", *sorted((PROMETHEUS / "rules").glob("*.yml")))
+
+
+@pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
+def test_the_rules_do_what_they_should(file: Path) -> None:
+    promtool("test", "rules", file.name, cwd=file.parent)
+
+
+# -- every rule is tested --------------------------------------------------------------------------------------------
+
+
+def groups() -> Iterator[dict[str, Any]]:
+    for file in TESTS:
+        yield from load(file)["tests"]
+
+
+def series_names(group: dict[str, Any]) -> set[str]:
+    return {series["series"].partition("{")[0] for series in group["input_series"]}
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_is_seen_to_fire(alert: str) -> None:
+    fired = [
+        expected
+        for group in groups()
+        for case in group.get("alert_rule_test", [])
+        if case["alertname"] == alert
+        for expected in case["exp_alerts"]
+    ]
+    assert fired, f"no case in prometheus/tests in which {alert} fires"
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_is_seen_to_stay_silent_where_it_never_fires(alert: str) -> None:
+    """Beside something that it reads: an alert that sees nothing is silent without deserving it."""
+    read = metrics_behind(ALERTS[alert]["expr"])
+    silent = []
+    for group in groups():
+        cases = [case for case in group.get("alert_rule_test", []) if case["alertname"] == alert]
+        if cases and not any(case["exp_alerts"] for case in cases) and read & series_names(group):
+            silent.append(group["name"])
+    assert silent, f"no group in prometheus/tests in which {alert} has something to read and stays silent throughout"
+
+
+def test_tests_are_about_alerts_that_exist() -> None:
+    named = {case["alertname"] for group in groups() for case in group.get("alert_rule_test", [])}
+    assert named <= set(ALERTS)
+
+
+@pytest.mark.parametrize("name", sorted(RECORDED))
+def test_a_recorded_value_is_tested(name: str) -> None:
+    tested = [
+        case["expr"]
+        for group in groups()
+        for case in group.get("promql_expr_test", [])
+        if name in case["expr"] and case["exp_samples"]
+    ]
+    assert tested, f"no promql_expr_test in prometheus/tests that expects a value of {name}"
+
+
+def test_every_group_of_rules_has_its_place_in_the_order_of_evaluation() -> None:
+    names = [
+        group["name"]
+        for file in ("recording.yml", "alerts.yml")
+        for group in load(PROMETHEUS / "rules" / file)["groups"]
+    ]
+    for file in TESTS:
+        assert load(file)["group_eval_order"] == names, file.name
+
+
+# -- every alert tells what to do ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_says_what_it_needs_to(alert: str) -> None:
+    rule = ALERTS[alert]
+    assert re.fullmatch("Sluicegate[A-Z][A-Za-z]+", alert)
+    assert rule["labels"] in ({"severity": "page"}, {"severity": "ticket"})
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url", "dashboard"}
+    assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{alert.lower()}"
+    assert rule["annotations"]["dashboard"] in DASHBOARDS
+    assert not rule["annotations"]["summary"].endswith(".")
+    assert rule["annotations"]["description"].endswith(".")
+
+
+def sections() -> dict[str, str]:
+    """The runbook's sections about alerts, by heading."""
+    parts = re.split(r"^### (.+)$", RUNBOOK.read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_the_runbook_has_a_section_for_every_alert_and_for_nothing_else() -> None:
+    assert set(sections()) == set(ALERTS)
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_a_section_answers_every_question(alert: str) -> None:
+    assert re.findall(r"^\*\*(.+?)\.\*\*", sections()[alert], flags=re.MULTILINE) == QUESTIONS
+
+
+def test_the_table_of_contents_names_every_alert_with_its_severity() -> None:
+    listed = re.findall(r"^\| \[(\w+)\]\(#(\w+)\) \| (\w+) \|", RUNBOOK.read_text(), flags=re.MULTILINE)
+    assert listed == [(alert, alert.lower(), rule["labels"]["severity"]) for alert, rule in ALERTS.items()]
+
+
+def test_links_within_the_runbook_lead_somewhere() -> None:
+    text = RUNBOOK.read_text()
+    anchors = {
+        re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
+
+
+# -- every metric is exported by somebody ----------------------------------------------------------------------------
+
+#: Words of PromQL that stand where a metric could.
+_WORDS = {"and", "or", "unless", "bool", "offset", "inf", "nan"}
+_GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)|\bgroup_(?:left|right)\b")
+
+
+def metrics_in(expression: str) -> set[str]:
+    """Names of the metrics that a PromQL expression reads."""
+    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\"[^\"]*\"", " ", expression)
+    # What is read by a regex over names reads every recorded value.
+    bare = _GROUPING.sub(" ", re.sub(r"\boffset\s+\w+", " ", bare))
+    return set(re.findall(r"(?<![\w:.])([A-Za-z_:][\w:]*)(?!\s*\(|[\w:])", bare)) - _WORDS
+
+
+def metrics_behind(expression: str) -> set[str]:
+    """The same with every recorded value replaced by what it is made of."""
+    found, todo = set[str](), metrics_in(expression)
+    while todo:
+        name = todo.pop()
+        if name in RECORDED:
+            todo |= {m for rule in rules("recording.yml") if rule["record"] == name for m in metrics_in(rule["expr"])}
+        else:
+            found.add(name)
+    return found
+
+
+def listed(path: Path) -> set[str]:
+    """Names in a file of prometheus/metrics, with what a histogram of that name is made of."""
+    names = {line for line in path.read_text().splitlines() if line and not line.startswith("#")}
+    return names | {name + suffix for name in names for suffix in ("_bucket", "_sum", "_count")}
+
+
+def exported_by_the_gateway() -> set[str]:
+    metrics = Metrics(["/v1/chat/completions"], version="0")
+    names = set()
+    for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", metrics.expose()[0].decode(), flags=re.MULTILINE):
+        names |= {name + suffix for suffix in ("_bucket", "_sum", "_count")} if kind == "histogram" else {name}
+    return names
+
+
+def counters() -> list[list[str]]:
+    lines = (PROMETHEUS / "dcgm" / "sluicegate-counters.csv").read_text().splitlines()
+    return [[cell.strip() for cell in line.split(",")] for line in lines if line and not line.startswith("#")]
+
+
+def exported() -> set[str]:
+    names = exported_by_the_gateway() | {row[0] for row in counters()}
+    return names.union(*(listed(path) for path in (PROMETHEUS / "metrics").glob("*.txt")))
+
+
+def test_metrics_are_found_in_an_expression() -> None:
+    assert metrics_in('sum by (le) (rate(vllm:a_bucket{b="c"}[5m] offset 1h)) > bool on (d) group_left 2e9 * e:f') == {
+        "vllm:a_bucket",
+        "e:f",
+    }
+
+
+@pytest.mark.parametrize(
+    "rule", [*rules("recording.yml"), *ALERTS.values()], ids=lambda r: r.get("alert") or r["record"]
+)
+def test_a_rule_reads_metrics_that_somebody_exports(rule: dict[str, Any]) -> None:
+    read = metrics_in(rule["expr"])
+    assert read
+    assert read <= exported() | RECORDED
+
+
+def test_tests_feed_metrics_that_somebody_exports() -> None:
+    assert set[str]().union(*(series_names(group) for group in groups())) <= exported()
+
+
+def test_counters_are_as_the_exporter_reads_them() -> None:
+    rows = counters()
+    assert all(len(row) == 3 for row in rows), "a comma in the help text would be read as a fourth column"
+    assert all(re.fullmatch("DCGM_FI_(DEV|PROF)_[A-Z0-9_]+", row[0]) for row in rows)
+    assert {row[1] for row in rows} == {"gauge", "counter"}
+    assert len({row[0] for row in rows}) == len(rows)
+
+
+# -- the objectives are about what the gateway counts ------------------------------------------------------------------
+
+
+def outcomes(record: str) -> set[str]:
+    """The outcomes that a recording rule selects, of those that there are."""
+    expression = next(rule["expr"] for rule in rules("recording.yml") if rule["record"] == record)
+    (pattern,) = re.findall(r"outcome=~\"([^\"]+)\"", expression)
+    return {outcome.value for outcome in Outcome if re.fullmatch(pattern, outcome.value)}
+
+
+def test_the_error_objective_counts_the_faults_that_the_log_warns_of() -> None:
+    faults = {outcome.value for outcome in ledger._FAULTS}
+    assert outcomes("sluicegate:slo_error_bad:rate5m") == faults
+    assert outcomes("sluicegate:slo_error_total:rate5m") == faults | {"served"}
+    assert outcomes("sluicegate:slo_error_bad:increase1h") == faults
+    assert outcomes("sluicegate:slo_error_bad:increase6h") == faults
+
+
+def test_every_outcome_is_a_fault_or_left_out_for_a_reason() -> None:
+    shed = {outcome.value for outcome in Outcome if outcome.value.startswith("shed_")}
+    assert outcomes("sluicegate:requests_shed:rate5m") == shed - {"shed_draining"}
+    clients = {"client_gone_queued", "client_gone_active", "client_stalled", "invalid", "too_large"}
+    assert {outcome.value for outcome in Outcome} == outcomes("sluicegate:slo_error_total:rate5m") | shed | clients
+
+
+def test_the_goals_are_bucket_bounds() -> None:
+    text = (PROMETHEUS / "rules" / "recording.yml").read_text()
+    assert set(re.findall(r"first_token_seconds_bucket\{le=\"([^\"]+)\"", text)) == {"2.0"}
+    assert set(re.findall(r"inter_token_seconds_bucket\{le=\"([^\"]+)\"", text)) == {"0.15"}
+    assert 2 in buckets.FIRST_TOKEN_S
+    assert 0.15 in buckets.INTER_TOKEN_S
