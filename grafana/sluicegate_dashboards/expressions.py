@@ -21,6 +21,10 @@ FILLED = {
     "itl_goal": "0.15",
 }
 
+#: Where an expression is about something that happened, and empty when it has not lately.
+EVENTS = frozenset({"Alerts", "Deploys", "Configuration reloads"})
+
+_NVML = re.compile(r"\bapi_gpu_(?!available\b)")
 _VARIABLE = re.compile(r"\$(\w+)")
 _LABEL_VALUES = re.compile(r"label_values\((?P<series>.+), *\w+\)")
 
@@ -39,6 +43,15 @@ def expressions(directory: Path = DASHBOARDS, filled: Mapping[str, str] = FILLED
         board = json.loads(path.read_text("utf-8"))
         for where, text in _found(board):
             yield Expression(board["uid"], where, _VARIABLE.sub(lambda match: filled[match[1]], text))
+
+
+def may_be_empty(expression: Expression) -> str | None:
+    """Why a healthy host under traffic may have no data for it, or None: then it must have some."""
+    if expression.where in EVENTS:
+        return "nothing of the kind happened lately"
+    if _NVML.search(expression.text) and " or " not in expression.text:
+        return "the gateway reads it from NVML, which a host without an NVIDIA driver lacks"
+    return None
 
 
 def _found(board: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from grafana.sluicegate_dashboards.expressions import FILLED, Expression, expressions
+from grafana.sluicegate_dashboards.expressions import EVENTS, FILLED, Expression, expressions, may_be_empty
 from grafana.sluicegate_dashboards.queries import gateway, gpu
 from grafana.sluicegate_dashboards.queries.promql import quantile
 from tests.grafana import exported
@@ -49,6 +49,13 @@ def test_prometheus_can_parse_every_one(tmp_path: Path) -> None:
     file = tmp_path / "rules.yml"
     file.write_text(json.dumps({"groups": [{"name": "all", "rules": rules}]}))
     assert promtool("check", "rules", str(file)) == ""
+
+
+def test_few_may_be_empty_and_their_names_exist() -> None:
+    assert {expression.where for expression in ALL} >= EVENTS
+    nvml = [expression for expression in ALL if expression.where not in EVENTS and may_be_empty(expression)]
+    assert len(nvml) == 5
+    assert all(expression.text.startswith("api_gpu_") for expression in nvml)
 
 
 @pytest.mark.parametrize("expression", EVERY)

@@ -174,3 +174,39 @@ def test_provisioning_names_the_same_data_source_and_grafana_can_load_the_schema
         assert board["schemaVersion"] == 39
         assert board["editable"] is False
         assert "${DS_" not in str(board)
+
+
+@pytest.mark.parametrize("uid", list(Uid))
+def test_the_documentation_lists_the_rows(uid: Uid) -> None:
+    board = boards()[uid]
+    sections = (ROOT / "docs" / "dashboards.md").read_text("utf-8").split("\n## ")
+    (section,) = [section for section in sections if section.startswith(f"{board['title']}\n")]
+    listed = re.search(r"Rows: ([^.]+)\.", section)
+    assert listed
+    rows = [panel["title"] for panel in board["panels"] if panel["type"] == "row"]
+    assert " ".join(listed[1].split()).split(", ") == rows
+
+
+def test_panels_that_the_documentation_sends_people_to_exist() -> None:
+    titles = {panel["title"] for _, panel in panels()}
+    table = (ROOT / "docs" / "dashboards.md").read_text("utf-8").split("## Which one")[1].split("## ")[0]
+    for title in (
+        "Outcomes",
+        "Share of slots in use",
+        "Offered, served, shed",
+        "Outcomes in this time range",
+        "Time to first token: gateway and engine",
+        "Gap between tokens",
+        "Requests preempted",
+        "Held back",
+        "Tokens in the engine",
+        "Units active",
+        "Last XID",
+        "Host memory",
+        "Last reload",
+        "Goodput against offered load",
+        "KV cache used",
+        "GPU utilisation against slots",
+    ):
+        assert title in table
+        assert title in titles

@@ -41,9 +41,10 @@ GATEWAY_MEMORY_USED = select("api_gpu_memory_used_bytes")
 GATEWAY_MEMORY_TOTAL = select("api_gpu_memory_total_bytes")
 GATEWAY_TEMPERATURE = select("api_gpu_temperature_celsius")
 GATEWAY_POWER = select("api_gpu_power_watts")
-UTILIZATION_BY_HOST = f"avg by (instance) ({GATEWAY_UTILIZATION})"
 
-#: Per joule of the GPUs, from DCGM's energy counter where it is scraped, else from the gateway's own power readings.
+# By host: DCGM's values where it is scraped, else those of the gateway.
+
+UTILIZATION_BY_HOST = f"avg by (instance) ({UTILIZATION}) or avg by (instance) ({GATEWAY_UTILIZATION})"
 TOKENS_PER_JOULE = ratio(
     COMPLETION_TOKENS_BY_HOST,
     f"({total(ENERGY_POWER, 'instance')} or {total(GATEWAY_POWER, 'instance')})",
