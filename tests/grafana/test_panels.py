@@ -163,8 +163,11 @@ def test_every_outcome_has_its_colour() -> None:
 
 
 def test_objectives_are_those_of_the_alerts() -> None:
-    assert f"sluicegate:slo_error:ratio_rate3d > {objectives.ERRORS_ALLOWED}\n" in ALERTS
-    assert f"sluicegate:slo_ttft:ratio_rate3d > {objectives.LATE_ALLOWED}\n" in ALERTS
+    compared = dict(re.findall(r"(sluicegate:slo_\w+:ratio_rate(?:3d|1h)) > ([\d.* ]+\d)", ALERTS))
+    assert float(compared["sluicegate:slo_error:ratio_rate3d"]) == objectives.ERRORS_ALLOWED
+    assert float(compared["sluicegate:slo_ttft:ratio_rate3d"]) == objectives.LATE_ALLOWED
+    factor, share = compared["sluicegate:slo_error:ratio_rate1h"].split(" * ")
+    assert objectives.ERRORS_PAGE == pytest.approx(float(factor) * float(share))
 
 
 def test_provisioning_names_the_same_data_source_and_grafana_can_load_the_schema() -> None:

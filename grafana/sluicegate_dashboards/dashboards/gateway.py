@@ -174,8 +174,8 @@ def _process() -> Row:
             series(
                 Text(
                     "File descriptors",
-                    "Open descriptors against the process' limit (dashed, LimitNOFILE=). A request takes up to "
-                    "five; at the limit new connections fail.",
+                    "Open descriptors against the process' limit (dashed, LimitNOFILE=). A request takes up to four: "
+                    "two sockets, and the pump's own duplicates of them. At the limit new connections fail.",
                     "short",
                     runbook=("SluicegateFileDescriptorsNearLimit",),
                 ),
@@ -185,8 +185,8 @@ def _process() -> Row:
             series(
                 Text(
                     "Garbage collections",
-                    "Runs of Python's collector by generation. Generation 2 looks at everything and pauses the "
-                    "daemon: it should stay well below one a second.",
+                    "Runs of Python's collector by generation. Generation 2 looks at everything and pauses the daemon "
+                    "longest: it should be the rarest by far.",
                     "ops",
                 ),
                 Query(gateway.COLLECTIONS, "{{instance}} generation {{generation}}"),

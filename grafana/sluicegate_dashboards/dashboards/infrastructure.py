@@ -217,8 +217,8 @@ def _host() -> Row:
             series(
                 Text(
                     "Host CPU",
-                    "Share of all cores that are busy. The engine's own Python needs a core or two: a host without "
-                    "a free core starves the GPU.",
+                    "Share of all cores that are busy. The engine's Python feeds the GPU from here: without a free "
+                    "core the GPU starves.",
                     "percentunit",
                     empty=NO_HOST,
                 ),
@@ -230,7 +230,7 @@ def _host() -> Row:
                 Text(
                     "Host memory",
                     "Memory that nothing can give back, against all there is (dashed). The page cache does not "
-                    "count. Near the limit the kernel kills the largest process, which is the engine.",
+                    "count. Near the limit the kernel kills the largest process, usually the engine.",
                     "bytes",
                     runbook=("SluicegateHostMemoryLow",),
                     empty=NO_HOST,

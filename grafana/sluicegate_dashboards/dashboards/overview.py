@@ -71,15 +71,15 @@ def _now() -> Row:
             stat(
                 Text(
                     "Errors",
-                    "Share of requests that ended through a fault or a deadline at the engine. Shed requests are "
-                    "not errors. Anything above 1 % deserves a look at Outcomes.",
+                    "Share of what was taken on that ended through a fault or a deadline at the engine; shed requests "
+                    "are not errors. Orange: more than the objective allows. Red: so much that it pages if it lasts.",
                     "percentunit",
                     runbook=("SluicegateErrorBudgetBurningFast",),
                     more=Uid.GATEWAY,
                     empty=NO_TRAFFIC,
                 ),
                 Query(gateway.ERROR_RATIO),
-                ((None, "green"), (0.001, "orange"), (0.01, "red")),
+                ((None, "green"), (objectives.ERRORS_ALLOWED, "orange"), (objectives.ERRORS_PAGE, "red")),
                 decimals=2,
             ),
             stat(
@@ -217,7 +217,7 @@ def _users() -> Row:
                 Text(
                     "Pace of one request",
                     "Completion tokens per second that one request gets on average, its prefill included, its wait "
-                    "not. People read at 5 to 7 tokens a second; below that lower MAX_ACTIVE.",
+                    "not. Below 7 (150 ms a token) people read faster than it writes: lower MAX_ACTIVE.",
                     "suffix: tokens/s",
                     more=Uid.CAPACITY,
                     empty=NO_TRAFFIC,

@@ -5,6 +5,8 @@ from .promql import select, total
 #: Shares that the objectives allow: 99.9 % without a fault, 99.5 % of first tokens within 2 s. The alerts' own numbers.
 ERRORS_ALLOWED = 0.001
 LATE_ALLOWED = 0.005
+#: At 14.4 times the allowed share for an hour, SluicegateErrorBudgetBurningFast pages.
+ERRORS_PAGE = 0.0144
 
 WINDOWS = ("1h", "6h", "3d")
 
