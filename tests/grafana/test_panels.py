@@ -167,7 +167,7 @@ def test_objectives_are_those_of_the_alerts() -> None:
     assert float(compared["sluicegate:slo_error:ratio_rate3d"]) == objectives.ERRORS_ALLOWED
     assert float(compared["sluicegate:slo_ttft:ratio_rate3d"]) == objectives.LATE_ALLOWED
     factor, share = compared["sluicegate:slo_error:ratio_rate1h"].split(" * ")
-    assert objectives.ERRORS_PAGE == pytest.approx(float(factor) * float(share))
+    assert pytest.approx(float(factor) * float(share)) == objectives.ERRORS_PAGE
 
 
 def test_provisioning_names_the_same_data_source_and_grafana_can_load_the_schema() -> None:
