@@ -211,14 +211,54 @@ def _running(name: str, directory: Path, root: Path, net: Network, found: outsid
         f"--network-namespace-path={net.path}", "--capability=CAP_NET_ADMIN", "--resolv-conf=off", "--link-journal=no",
         "--console=pipe", *binds, "--boot",
     ]  # fmt: skip
-    with (directory / "console.log").open("wb") as console:
-        nspawn = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console)
+    with _control_groups(name) as enter, (directory / "console.log").open("wb") as console:
+        nspawn = subprocess.Popen([*enter, *command], stdin=subprocess.DEVNULL, stdout=console, stderr=console)
+        try:
+            yield _up(name, directory, root, net, nspawn)
+        finally:
+            _stop(nspawn)
+
+
+def _up(name: str, directory: Path, root: Path, net: Network, nspawn: subprocess.Popen[bytes]) -> Host:
+    host = Host(name, directory, root, net, eventually(lambda: _first_process(nspawn, directory), BOOT_S))
+    eventually(lambda: _is_up(host), BOOT_S)
+    return host
+
+
+@contextlib.contextmanager
+def _control_groups(name: str) -> Iterator[list[str]]:
+    """Control groups of the host's own, and the command in front of another that has it run in them.
+
+    Without them two hosts would have the same ones, and systemd finds processes in its units that it cannot name.
+    """
+    groups = [mount / name for mount in _hierarchies()]
+    for group in groups:
+        group.mkdir()
     try:
-        host = Host(name, directory, root, net, eventually(lambda: _first_process(nspawn, directory), BOOT_S))
-        eventually(lambda: _is_up(host), BOOT_S)
-        yield host
+        enter = "".join(f"echo $$ >{group}/cgroup.procs && " for group in groups)
+        yield ["sh", "-c", f'{enter}exec "$@"', "sh"]
     finally:
-        _stop(nspawn)
+        for group in groups:
+            _remove_group(group)
+
+
+def _hierarchies() -> list[Path]:
+    """Where this machine has the hierarchies in which systemd keeps its units: cgroup2, and that of its own name."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return [Path(mount[1]) for mount in mounts if mount[2] == "cgroup2" or "name=systemd" in mount[3].split(",")]
+
+
+def _remove_group(group: Path) -> None:
+    """Remove a control group and those below it, which its last process leaves empty."""
+    for directory, _, _ in os.walk(group, topdown=False):
+        eventually(lambda directory=directory: _removed(Path(directory)), STOP_S)  # type: ignore[misc]
+
+
+def _removed(group: Path) -> None:
+    try:
+        group.rmdir()
+    except OSError as error:
+        raise NotYet(f"{group} is still in use: {error}") from error
 
 
 def _first_process(nspawn: subprocess.Popen[bytes], directory: Path) -> int:
@@ -271,6 +311,8 @@ def _sweep() -> None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
             eventually(lambda name=directory.name: _assert_gone(name), STOP_S)  # type: ignore[misc]
+            for mount in _hierarchies():
+                _remove_group(mount / directory.name)
             dismantle(directory.name)
             _remove(directory)
 
