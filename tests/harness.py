@@ -16,7 +16,7 @@ from sluicegate.config.address import parse_engine
 from sluicegate.config.schema import Address, Config, TcpAddress
 from sluicegate.config.settings import SETTINGS, build
 from sluicegate.exchange import ClientGone, ClientStalled, Endpoint, Headers, Request
-from sluicegate.lifecycle import Gateway
+from sluicegate.gateway import Gateway
 from sluicegate.observe.logs import Log
 from sluicegate.observe.metrics import Metrics
 from sluicegate.openai.routes import ENDPOINTS

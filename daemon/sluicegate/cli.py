@@ -1,4 +1,5 @@
-"""argv → command. Exit codes: 0 done, 1 it could not be done, 2 the command line or the configuration is at fault.
+"""argv → command. Exit codes: 0 done, 1 it could not be done, 2 the command line or the configuration is at fault,
+3 the configuration is valid, but a gateway that runs needs a restart to take it over.
 
 Every command imports what it needs when it is chosen: `check` must not load an HTTP server to read a file.
 """
@@ -18,6 +19,7 @@ from .config.schema import Address, TcpAddress
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_FAULTS = 2
+EXIT_RESTART = 3
 
 #: What to do about an address that cannot be listened on, where the error's name alone does not say it.
 _TCP_ADVICE = {
@@ -42,36 +44,62 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         resolved = resolve_file(options.config, os.environ)
     except ConfigError as error:
-        for fault in error.faults:
-            print(fault, file=sys.stderr)
+        _print_faults(error)
         return EXIT_FAULTS
     if options.command == "check":
-        return _check(resolved, show=options.show)
-    return _serve(resolved)
+        return _check(resolved, options.running, show=options.show)
+    return _serve(resolved, options.config)
 
 
-def _serve(resolved: Resolved) -> int:
+def _serve(resolved: Resolved, file: Path | None) -> int:
     from .lifecycle import serve
+    from .systemd import HandoverError
 
     listen = resolved.config.listen
     try:
-        return serve(resolved.config)
+        return serve(resolved.config, lambda: resolve_file(file, os.environ).config)
+    except HandoverError as error:
+        print(f"sluicegate: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except OSError as error:
         print(f"sluicegate: {_why_not_listening(listen, error)}", file=sys.stderr)
         return EXIT_FAILED
 
 
-def _check(resolved: Resolved, *, show: bool) -> int:
+def _check(resolved: Resolved, running: Path | None, *, show: bool) -> int:
     from .config.show import to_toml
 
+    status = EXIT_OK
     verdict = f"{resolved.source}: " + ("absent; the environment is valid" if resolved.absent else "valid")
+    if running is not None:
+        try:
+            status, effect = _compare(resolved, running)
+        except ConfigError as error:
+            _print_faults(error)
+            return EXIT_FAILED
+        verdict += f"; {effect}"
     if show:
         # With the verdict as a comment, the output can be redirected to a file and is a configuration itself.
         print(f"# {verdict}")
         print(to_toml(resolved.config, resolved.origins), end="")
     else:
         print(verdict)
-    return EXIT_OK
+    return status
+
+
+def _compare(resolved: Resolved, running: Path) -> tuple[int, str]:
+    """Whether a gateway that runs with the file `running` takes the new one over by a reload, and what changes."""
+    from .config.reload import changes, told, why_not
+
+    changed = changes(resolve_file(running, os.environ).config, resolved.config)
+    if refusal := why_not(changed):
+        return EXIT_RESTART, f"a reload is refused: {refusal}"
+    return EXIT_OK, f"a reload applies it: {told(changed)}" if changed else told(changed)
+
+
+def _print_faults(error: ConfigError) -> None:
+    for fault in error.faults:
+        print(fault, file=sys.stderr)
 
 
 def _run(argv: list[str]) -> int:
@@ -103,6 +131,12 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="start the gateway")
     check = commands.add_parser("check", help="say whether the configuration is valid, and start nothing")
     check.add_argument("-v", "--show", action="store_true", help="print it whole, with where each value came from")
+    check.add_argument(
+        "--running",
+        type=Path,
+        metavar="FILE",
+        help="the file that a gateway runs with: also say whether a reload takes the other one over (exit code 3: no)",
+    )
     # Only for the list of commands; main() hands its arguments on.
     commands.add_parser("run", add_help=False, help="prepare a small model, start engine and gateway, and talk to it")
     for command in (serve, check):

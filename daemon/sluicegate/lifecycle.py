@@ -1,63 +1,60 @@
-"""Start, ready, drain, stop: one tree of nurseries, in which nothing outlives what it depends on."""
+"""The gateway as a process: start, ready, reload, drain, stop; and what systemd is told of each."""
 
 import gc
+import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import trio
 
 from . import __version__
-from .accept.app import make_app
-from .accept.asgi import Gate
-from .accept.server import Listening, bind
-from .account.ledger import Ledger
-from .admit.controller import Admission
-from .config.schema import Address, Config, TcpAddress, UnixAddress
-from .gpu.nvml import PyNvml
-from .gpu.sampler import sample_forever
+from .accept.server import adopt, bind, bound_address
+from .config.address import describes
+from .config.faults import ConfigError
+from .config.reload import changes, told, why_not
+from .config.schema import Address, Config, TcpAddress
+from .gateway import LAST_WORDS_S, Gateway
 from .observe.foreign import describe, foreign_loggers
 from .observe.logs import Log, choose_format
 from .observe.metrics import Metrics
 from .openai.routes import ENDPOINTS
-from .outcome import Outcome
-from .pipeline import Pipeline
-from .relay.pool import Pool
 from .relay.pump import Pump
-from .relay.wire import Dial, dialer
-from .route.backends import Backend, Backends
-from .route.health import HttpProbe, Probe, watch
-
-#: After the drain deadline, how long requests that were cut off may take to tell their clients (seconds).
-LAST_WORDS_S = 2.0
-
-#: Opens the probe of an engine. Simulations put their own in.
-MakeProbe = Callable[[Address], AbstractAsyncContextManager[Probe]]
-
-#: Makes the dialer of an engine: its address, and the longest wait in seconds.
-MakeDial = Callable[[Address, float], Dial]
+from .systemd import Service, take
+from .watchdog import feed
 
 STDERR = 2
+
+#: How much longer than its drain and its last words a stop may take, as systemd is told (seconds).
+STOP_MARGIN_S = 5.0
 
 #: Container objects that may be made before Python looks for cycles among them (its default is 700). A request makes
 #: some hundred, most of which are gone with it.
 GC_THRESHOLD = 10_000
 
+#: Reads the configuration anew. Raises ConfigError.
+Read = Callable[[], Config]
 
-def serve(config: Config) -> int:
-    """Run the gateway until SIGTERM or SIGINT; the exit status. OSError if it cannot listen where it shall."""
+
+def serve(config: Config, read: Read) -> int:
+    """Run the gateway until SIGTERM or SIGINT; the exit status. On SIGHUP it goes on with what `read` says.
+
+    OSError if it cannot listen where it shall, systemd.HandoverError if systemd hands over what is no such socket.
+    """
+    service = take(os.environ, os.getpid())
     metrics = Metrics(ENDPOINTS, __version__)
     log = Log(choose_format(config.log.format, STDERR), config.log.level, STDERR, on_drop=metrics.log_line_dropped)
     _spare_the_collector()
     try:
         with foreign_loggers(log):
-            trio.run(_serve, config, metrics, log, strict_exception_groups=True)
+            trio.run(Daemon(config, read, service, metrics, log).run, strict_exception_groups=True)
     except OSError:
         raise  # the command line explains it
     except Exception as error:
         log.error("crashed", detail=describe(error))
         raise
     finally:
+        service.notifier.close()
         log.close()
     return 0
 
@@ -72,169 +69,116 @@ def _spare_the_collector() -> None:
     gc.set_threshold(GC_THRESHOLD)
 
 
-async def _serve(config: Config, metrics: Metrics, log: Log) -> None:
-    listener = bind(config.listen)
-    pump = Pump(config.timeouts.idle_s, config.timeouts.client_stall_s)
-    gateway = Gateway(config, metrics, log, pump=pump)
-    with pump, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(gateway.run, [listener])
-            log.info("listening", detail=f"{_where(config, listener)}, engine at {config.engine.base_url}")
-            await anext(signals)
-            log.info(
-                "draining", detail=f"{gateway.ledger.open_count} requests open, at most {config.timeouts.drain_s:g} s"
+class Daemon:
+    """One run of `sluicegate serve`."""
+
+    def __init__(self, config: Config, read: Read, service: Service, metrics: Metrics, log: Log) -> None:
+        self._read = read
+        self._service = service
+        self._notifier = service.notifier
+        self._metrics = metrics
+        self._log = log
+        self._pump = Pump(config.timeouts.idle_s, config.timeouts.client_stall_s)
+        self._gateway = Gateway(config, metrics, log, pump=self._pump)
+        self._where = ""
+        self._refused = False
+
+    async def run(self) -> None:
+        """Serve until told to stop, and drain."""
+        gateway, log = self._gateway, self._log
+        signals_heeded = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        with self._pump, trio.open_signal_receiver(*signals_heeded) as signals:
+            listeners = self._listen()
+            async with trio.open_nursery() as nursery:
+                await nursery.start(gateway.run, listeners)
+                log.info("listening", detail=f"{self._where}, engine at {gateway.config.engine.base_url}")
+                gateway.changed = lambda: self._notifier.status(self._status())
+                self._notifier.ready(self._status())
+                if self._service.watchdog_s is not None:
+                    parts = {"the pump": self._pump.prove, "the admission controller": gateway.admission.prove}
+                    nursery.start_soon(feed, self._notifier.alive, self._service.watchdog_s, parts, log)
+                await self._until_told_to_stop(signals)
+                self._begin_to_stop()
+                nursery.start_soon(self._heed_while_stopping, signals)
+                await gateway.stopped.wait()
+                nursery.cancel_scope.cancel()
+        log.info("stopped", detail=f"{gateway.ledger.settled} requests served or refused")
+
+    def _listen(self) -> list[trio.SocketListener]:
+        """On what systemd handed over, or else where the configuration says."""
+        listen = self._gateway.config.listen
+        if not self._service.sockets:
+            listener = bind(listen)
+            if isinstance(listen, TcpAddress):  # the kernel chooses the port for port 0
+                listen = TcpAddress(listen.host, listener.socket.getsockname()[1])
+            self._where = str(listen)
+            return [listener]
+        return self._take_over(self._service.sockets, listen)
+
+    def _take_over(self, sockets: Sequence[socket.socket], listen: Address) -> list[trio.SocketListener]:
+        listeners = [adopt(sock) for sock in sockets]
+        addresses = [bound_address(listener) for listener in listeners]
+        bound = " and ".join(map(str, addresses))
+        self._where = f"{bound}, a socket of systemd's"
+        if not any(describes(listen, address) for address in addresses):
+            self._log.warning(
+                "listen_ignored",
+                detail=f"systemd's socket listens on {bound}, so listen = {listen} has no effect: set it to the same "
+                "address, or change ListenStream= in sluicegate.socket",
             )
-            gateway.stop()
-            nursery.start_soon(_cut_on_second, signals, gateway)
-            await gateway.stopped.wait()
-            nursery.cancel_scope.cancel()
-    log.info("stopped", detail=f"{gateway.ledger.settled} requests served or refused")
+        return listeners
 
+    async def _until_told_to_stop(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            if number != signal.SIGHUP:
+                return
+            await self._reload()
 
-def _where(config: Config, listener: trio.SocketListener) -> Address:
-    """Where the gateway listens, the port that the kernel chose for port 0 included."""
-    if isinstance(config.listen, UnixAddress):
-        return config.listen
-    return TcpAddress(config.listen.host, listener.socket.getsockname()[1])
-
-
-async def _cut_on_second(signals: AsyncIterator[int], gateway: "Gateway") -> None:
-    await anext(signals)
-    gateway.cut()
-
-
-class Gateway:
-    """The daemon without its process: everything between its listeners and its engines. Tests run several at once."""
-
-    def __init__(
-        self,
-        config: Config,
-        metrics: Metrics,
-        log: Log,
-        make_dial: MakeDial = dialer,
-        make_probe: MakeProbe = HttpProbe,
-        pump: Pump | None = None,
-    ) -> None:
-        """`pump`, if given, must run (as a context manager) as long as the gateway does."""
-        self.config = config
-        self.metrics = metrics
-        self.log = log
-        self.backends = Backends([Backend("engine", config.engine.base_url, self._engine_changed)])
-        self.admission = Admission(config.admission)
-        self.ledger = Ledger(metrics, log, trio.current_time)
-        connect_s = config.engine.connect_timeout_s
-        self.pools = {backend: Pool(make_dial(backend.address, connect_s)) for backend in self.backends.all}
-        self.pipeline = Pipeline(config, self.admission, self.backends, self.pools, pump, self.ledger)
-        quart = make_app(self, metrics.expose, self._unmatched)
-        self.listening = Listening(
-            Gate(config, self.pipeline, self._unmatched, quart), self.pipeline, config, self._unmatched
-        )
-        self.stopped = trio.Event()
-        self._pump = pump
-        self._make_probe = make_probe
-        self._stop = trio.Event()
-        self._draining = trio.CancelScope()
-        self._bind_metrics()
-
-    async def run(
-        self, listeners: list[trio.SocketListener], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Serve on `listeners`, which it owns from now on, until `stop`; then drain and return."""
+    async def _reload(self) -> None:
+        """Go on with the configuration as it is written now, or with the old one, and say so."""
+        self._notifier.reloading()
         try:
-            async with trio.open_nursery() as services:
-                services.start_soon(self.admission.run)
-                for backend in self.backends.all:
-                    services.start_soon(self._watch, backend)
-                services.start_soon(self._sample_gpu)
-                if self._pump:
-                    services.start_soon(self._pump.watch)
-                async with trio.open_nursery() as handlers:
-                    async with trio.open_nursery() as accepting:
-                        accepting.start_soon(self.listening.serve, listeners, handlers)
-                        task_status.started()
-                        await self._stop.wait()
-                        accepting.cancel_scope.cancel()
-                    await self._drain()
-                    handlers.cancel_scope.cancel()
-                services.cancel_scope.cancel()
-        finally:
-            for pool in self.pools.values():
-                pool.close_idle()
-            self.listening.close()
-            self.stopped.set()
-
-    def stop(self) -> None:
-        """Begin to stop: accept no more, turn away who waits, let who runs finish within drain_s."""
-        self.admission.drain()
-        self._stop.set()
-
-    def cut(self) -> None:
-        """End the drain now, as if drain_s were over; also for those whose request is still on its way to us."""
-        self._draining.cancel()
-
-    async def _drain(self) -> None:
-        # Idle connections stay while others are served: who asks /ready on one, or sends a request just now, is told.
-        self.listening.close_after_answers()
-        with self._draining:
-            self._draining.deadline = trio.current_time() + self.config.timeouts.drain_s
-            await self.pipeline.idle()
-        if self.ledger.open_count:
-            self.log.warning("cut", detail=f"{self.ledger.open_count} requests outlasted the drain")
-            self.pipeline.cut()
-            with trio.move_on_after(LAST_WORDS_S):
-                await self.pipeline.idle()
-        await self.listening.close_idle()
-
-    async def _watch(self, backend: Backend) -> None:
-        async with self._make_probe(backend.address) as probe:
-            await watch(backend, probe, self.config.engine.probe_interval_s)
-
-    async def _sample_gpu(self) -> None:
-        await sample_forever(PyNvml(), self.metrics, self.config.gpu.sample_interval_s, log=self.log)
-
-    def _engine_changed(self, backend: Backend) -> None:
-        self.metrics.engine_up(self.backends.state.value == "ok")
-        if backend.up:
-            self.log.info("engine_up", detail=f"{backend.address} serves {', '.join(backend.models)}")
+            # A file may lie on a disk that takes its time.
+            config = await trio.to_thread.run_sync(self._read)
+        except ConfigError as error:
+            self._refuse_reload(list(map(str, error.faults)))
         else:
-            self.log.warning(f"engine_{backend.state.value}", detail=backend.why)
+            changed = changes(self._gateway.config, config)
+            if refusal := why_not(changed):
+                self._refuse_reload([refusal])
+            else:
+                self._gateway.reconfigure(config)
+                self._refused = False
+                self._metrics.config_reloaded(applied=True)
+                self._log.info("reloaded", detail=told(changed))
+        self._notifier.ready(self._status())
 
-    def _unmatched(self, request_id: str, status: int) -> None:
-        record = self.ledger.open(request_id, "other")
-        record.status = status
-        self.ledger.settle(record, Outcome.INVALID)
+    def _refuse_reload(self, faults: list[str]) -> None:
+        self._refused = True
+        self._metrics.config_reloaded(applied=False)
+        for fault in faults:  # a line each: a line is bounded, and none of them may be missing
+            self._log.error("reload_refused", detail=fault)
 
-    def _bind_metrics(self) -> None:
-        admission, pools = self.admission, self.pools.values()
-        self.metrics.bind_gate(
-            active=lambda: admission.active,
-            waiting=lambda: admission.waiting,
-            max_active=lambda: admission.config.max_active,
-            queue_limit=lambda: admission.config.queue_max,
+    def _begin_to_stop(self) -> None:
+        drain_s = self._gateway.config.timeouts.drain_s
+        what = f"{self._gateway.ledger.open_count} requests open, at most {drain_s:g} s"
+        self._log.info("draining", detail=what)
+        self._gateway.changed = lambda: None  # the drain is the news now
+        self._notifier.stopping(f"Draining: {what}", drain_s + LAST_WORDS_S + STOP_MARGIN_S)
+        self._gateway.stop()
+
+    async def _heed_while_stopping(self, signals: AsyncIterator[int]) -> None:
+        # To the end: a signal that nobody has taken strikes the process when the receiver is closed.
+        async for number in signals:
+            if number == signal.SIGHUP:
+                self._refuse_reload(["the gateway is stopping; the next one reads the file"])
+            else:
+                self._gateway.cut()
+
+    def _status(self) -> str:
+        gateway = self._gateway
+        how = ", ".join(gateway.models) if gateway.health == "ok" else gateway.why
+        status = (
+            f"Serving on {self._where}; {gateway.config.admission.max_active} slots; engine {gateway.health}: {how}"
         )
-        self.metrics.bind_client_connections(lambda: self.listening.connections)
-        self.metrics.bind_engine_connections(
-            idle=lambda: sum(pool.idle for pool in pools), busy=lambda: sum(pool.busy for pool in pools)
-        )
-
-    # -- what the routes tell (accept/app.py: Status) ------------------------------------------------------------
-
-    @property
-    def draining(self) -> bool:
-        return self.admission.draining
-
-    @property
-    def health(self) -> str:
-        return self.backends.state.value
-
-    @property
-    def why(self) -> str:
-        return self.backends.why
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        return self.backends.models
-
-    @property
-    def models_body(self) -> bytes:
-        return self.backends.models_body
+        return f"{status}; the last reload was refused, the log says why" if self._refused else status

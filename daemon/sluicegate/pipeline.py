@@ -9,7 +9,8 @@ import trio
 from .account.ledger import Ledger, Record
 from .account.usage import StreamMeter, read_usage
 from .admit.controller import Admission
-from .config.schema import Config
+from .config.live import Live
+from .config.schema import TimeoutConfig
 from .exchange import Client, ClientGone, ClientStalled, Headers, Request
 from .observe.foreign import describe
 from .openai.errors import error_body, error_event
@@ -32,6 +33,7 @@ class Call:
     request: Request
     client: Client
     record: Record
+    timeouts: TimeoutConfig  # those in force when it came: a reload does not move the deadlines of what runs
     backend: Backend | None = None
     answered: bool = False  # the dialect's own end of the stream has been passed on
     started_at: float | None = None  # at the engine's disposal from then on; what deadlines and latencies count from
@@ -43,7 +45,7 @@ class Pipeline:
 
     def __init__(
         self,
-        config: Config,
+        config: Live,
         admission: Admission,
         backends: Backends,
         pools: Mapping[Backend, Pool],
@@ -67,7 +69,7 @@ class Pipeline:
         A mistake of ours ends one request, with 500 and its place in the log, and not the daemon.
         """
         record = self.ledger.open(request.id, request.endpoint.path, received_at=request.received_at)
-        call = Call(request, client, record)
+        call = Call(request, client, record, self.config.current.timeouts)
         outcome: Outcome | None = None
         try:
             try:
@@ -106,7 +108,9 @@ class Pipeline:
         else:
             raw = await request.body.whole()
             facts = understand(request.endpoint, raw)
-            body = for_engine(request.endpoint, raw, facts, self.config.engine.model_name or self._first_model())
+            body = for_engine(
+                request.endpoint, raw, facts, self.config.current.engine.model_name or self._first_model()
+            )
             record.stream = facts.stream
             record.model = facts.model if facts.model in self.backends.models else ""
         self.backends.choose()  # no engine: refused at the door, before it takes a slot or a place in the line
@@ -124,7 +128,7 @@ class Pipeline:
             self.admission.settle(ticket)
 
     async def _relay(self, call: Call, facts: Facts | None, body: bytes | AsyncGenerator[bytes, None]) -> Outcome:
-        timeouts = self.config.timeouts
+        timeouts = call.timeouts
         patience = Patience(_known(call.started_at) + timeouts.request_s)
         if facts is not None and facts.stream:
             patience.extend(timeouts.first_token_s)
@@ -171,7 +175,7 @@ class Pipeline:
         clock = self.pump.clock if self.pump else trio.current_time
         meter = StreamMeter(call.request.endpoint.dialect, usage_asked, clock, _known(call.started_at))
         try:
-            await stream(exchange, call.client, meter, call.splitter, patience, self.config.timeouts.idle_s, self.pump)
+            await stream(exchange, call.client, meter, call.splitter, patience, call.timeouts.idle_s, self.pump)
         finally:
             if call.client.started:
                 record.status = exchange.head.status
@@ -182,7 +186,7 @@ class Pipeline:
         return Outcome.ENGINE_ERROR if meter.failed else Outcome.SERVED
 
     async def _answer(self, call: Call, exchange: Exchange) -> Outcome:
-        body = await exchange.whole_body(self.config.limits.answer_max_bytes)
+        body = await exchange.whole_body(self.config.current.limits.answer_max_bytes)
         status = exchange.head.status
         if status >= 500:
             raise _engine_failed(status)
@@ -225,7 +229,7 @@ class Pipeline:
             patience.scope.cancel()
 
     def _out_of_time(self, call: Call, patience: Patience) -> Refusal:
-        timeouts = self.config.timeouts
+        timeouts = call.timeouts
         if self._cut:
             message = "The gateway shut down before the answer was complete. Retry."
             return Refusal(Outcome.SHED_DRAINING, 503, message, retry_after_s=1)

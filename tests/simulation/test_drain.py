@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from sluicegate.lifecycle import LAST_WORDS_S
+from sluicegate.gateway import LAST_WORDS_S
 from sluicegate.outcome import Outcome
 from tests.fakes.engine import open_engine
 from tests.fakes.script import Behaviour

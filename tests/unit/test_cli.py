@@ -17,10 +17,12 @@ from sluicegate import cli
 from sluicegate.config import load as load_module
 from sluicegate.config.schema import AdmissionConfig, Config
 from sluicegate.config.settings import SETTINGS
+from sluicegate.systemd import HandoverError
 from tests.unit.config.broken import BROKEN, Broken
 
 NAMES = [setting.env for setting in SETTINGS.values() if setting.env]
-Serve = Callable[[Callable[[Config], int]], None]
+Read = Callable[[], Config]
+Serve = Callable[[Callable[[Config, Read], int]], None]
 
 
 @pytest.fixture(autouse=True)
@@ -35,12 +37,12 @@ def _no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def lifecycle(monkeypatch: pytest.MonkeyPatch) -> Serve:
     """Puts a function in the place of lifecycle.serve; without one, to serve is a mistake."""
 
-    def replace(serve: Callable[[Config], int]) -> None:
+    def replace(serve: Callable[[Config, Read], int]) -> None:
         module = ModuleType("sluicegate.lifecycle")
         module.__dict__["serve"] = serve
         monkeypatch.setitem(sys.modules, "sluicegate.lifecycle", module)
 
-    def must_not_start(config: Config) -> int:
+    def must_not_start(config: Config, read: Read) -> int:
         raise AssertionError(f"started with {config}")
 
     replace(must_not_start)
@@ -144,14 +146,16 @@ def test_serve_hands_the_configuration_over(
 ) -> None:
     served: list[Config] = []
 
-    def serve(config: Config) -> int:
+    def serve(config: Config, read: Read) -> int:
         served.append(config)
+        monkeypatch.setenv("MAX_ACTIVE", "4")
+        served.append(read())
         return 7
 
     lifecycle(serve)
     monkeypatch.setenv("MAX_ACTIVE", "3")
     assert cli.main(["serve"]) == 7
-    assert served == [Config(admission=AdmissionConfig(max_active=3))]
+    assert served == [Config(admission=AdmissionConfig(max_active=slots)) for slots in (3, 4)]
     assert capsys.readouterr() == ("", "")
 
 
@@ -209,7 +213,7 @@ def test_an_address_that_cannot_be_had_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def serve(config: Config) -> int:
+    def serve(config: Config, read: Read) -> int:
         raise error
 
     lifecycle(serve)
@@ -219,6 +223,70 @@ def test_an_address_that_cannot_be_had_is_one_sentence(
     assert out == ""
     assert err.startswith(f"sluicegate: {sentence}")
     assert err.count("\n") == 1
+
+
+def test_a_socket_that_systemd_should_not_have_handed_over_is_one_sentence(
+    lifecycle: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def serve(config: Config, read: Read) -> int:
+        raise HandoverError("systemd's descriptor 3 (http) does not listen: the socket unit needs Accept=no")
+
+    lifecycle(serve)
+    assert cli.main(["serve"]) == 1
+    sentence = "sluicegate: systemd's descriptor 3 (http) does not listen: the socket unit needs Accept=no\n"
+    assert capsys.readouterr() == ("", sentence)
+
+
+@pytest.mark.parametrize(
+    ("new", "code", "verdict"),
+    [
+        ("", 0, "valid; nothing changes"),
+        ("[admission]\nmax_active = 2\n", 0, "valid; nothing changes"),
+        ("[admission]\nmax_active = 4\n", 0, "valid; a reload applies it: admission.max_active 2 → 4"),
+        (
+            'listen = "0.0.0.0:80"\n[admission]\nmax_active = 4\n[log]\nformat = "text"\n',
+            3,
+            'valid; a reload is refused: listen "127.0.0.1:8080" → "0.0.0.0:80", log.format "auto" → "text": this '
+            "cannot change while the gateway runs; nothing of it is applied; "
+            "systemctl restart sluicegate applies all of it",
+        ),
+    ],
+)
+def test_check_says_whether_a_reload_is_enough(
+    new: str, code: int, verdict: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, running = tmp_path / "new.toml", tmp_path / "running.toml"
+    file.write_text(new)
+    running.write_text("")
+    assert cli.main(["check", "--config", str(file), "--running", str(running)]) == code
+    assert capsys.readouterr() == (f"{file}: {verdict}\n", "")
+    assert cli.main(["check", "--show", "--config", str(file), "--running", str(running)]) == code
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"# {file}: {verdict}\n")
+    tomllib.loads(shown)
+
+
+def test_check_against_a_file_that_is_at_fault_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
+    good.write_text("")
+    bad.write_text("x = 1\n")
+    assert cli.main(["check", "--config", str(good), "--running", str(bad)]) == 1
+    assert capsys.readouterr().err.startswith(f"{bad}: x: unknown key")
+    assert cli.main(["check", "--config", str(good), "--running", str(tmp_path / "absent")]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+    assert cli.main(["check", "--config", str(bad), "--running", str(good)]) == 2
+    assert capsys.readouterr().err.startswith(f"{bad}: x: unknown key")
+
+
+def test_check_weighs_the_environment_in_on_both_sides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, running = tmp_path / "new.toml", tmp_path / "running.toml"
+    file.write_text('listen = "0.0.0.0:80"\n')
+    running.write_text("")
+    monkeypatch.setenv("LISTEN", "127.0.0.1:9000")
+    assert cli.main(["check", "--config", str(file), "--running", str(running)]) == 0
+    assert capsys.readouterr().out == f"{file}: valid; nothing changes\n"
 
 
 def test_a_port_in_use_is_told_by_the_real_gateway() -> None:

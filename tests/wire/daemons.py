@@ -3,6 +3,7 @@
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -21,6 +22,15 @@ PATIENCE_S = 30.0
 
 #: A configuration for tests, of which each test says what it needs otherwise: probes are frequent.
 TOML = "[engine]\nprobe_interval_s = 0.1\n"
+
+
+#: Becomes the command in its arguments, with a socket where systemd puts it.
+_HAND_OVER = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class Daemon:
@@ -70,6 +80,11 @@ class Daemon:
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
+    async def reload(self, config: Path, text: str) -> None:
+        """Write `text` to its configuration and have it read."""
+        await trio.Path(config).write_text(text)
+        self.process.send_signal(signal.SIGHUP)
+
     @property
     def resident_kib(self) -> int:
         """VmRSS."""
@@ -79,25 +94,34 @@ class Daemon:
 
 @asynccontextmanager
 async def run(
-    engine: str, config: Path, text: str = TOML, environ: dict[str, str] | None = None, *, terminal: bool = False
+    engine: str,
+    config: Path,
+    text: str = TOML,
+    environ: dict[str, str] | None = None,
+    *,
+    terminal: bool = False,
+    sock: socket.socket | None = None,
 ) -> AsyncIterator[Daemon]:
     """`sluicegate serve` before `engine`, with `text` in the file `config`, on a free port. It is killed if it is left.
 
-    `terminal`: its stderr is one.
+    `terminal`: its stderr is one. `sock`: handed over as systemd does it.
     """
     await trio.Path(config).write_text(text)
     names = {setting.env for setting in SETTINGS.values()}
     clean = {name: value for name, value in os.environ.items() if name not in names}
     env = clean | {"LISTEN": "127.0.0.1:0", "VLLM_BASE_URL": engine} | (environ or {})
     command = [sys.executable, "-m", "sluicegate", "serve", "--config", str(config)]
+    descriptors = () if sock is None else (sock.fileno(),)
+    if sock is not None:
+        command = [sys.executable, "-c", _HAND_OVER, str(sock.fileno()), *command]
     stderr: trio.abc.ReceiveStream
     if terminal:
         ours, theirs = pty.openpty()
-        process = await trio.lowlevel.open_process(command, env=env, stderr=theirs)
+        process = await trio.lowlevel.open_process(command, env=env, stderr=theirs, pass_fds=descriptors)
         os.close(theirs)
         stderr = trio.lowlevel.FdStream(ours)
     else:
-        process = await trio.lowlevel.open_process(command, env=env, stderr=subprocess.PIPE)
+        process = await trio.lowlevel.open_process(command, env=env, stderr=subprocess.PIPE, pass_fds=descriptors)
         assert process.stderr is not None
         stderr = process.stderr
     daemon = Daemon(process, stderr)

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from sluicegate import lifecycle
+from sluicegate.gateway import Gateway
 from tests.contract.raw import RawClient, get, post
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.script import Behaviour
@@ -208,9 +209,9 @@ def test_a_crash_is_logged_without_its_message_and_not_hidden(
             await listener.aclose()
         raise RuntimeError("sesame")
 
-    monkeypatch.setattr(lifecycle.Gateway, "run", crash)
+    monkeypatch.setattr(Gateway, "run", crash)
     with pytest.raises(BaseExceptionGroup) as caught:
-        lifecycle.serve(configuration())
+        lifecycle.serve(configuration(), configuration)
     assert caught.group_contains(RuntimeError, match="sesame")
     (line,) = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert (line["event"], line["level"]) == ("crashed", "error")

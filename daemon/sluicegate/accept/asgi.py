@@ -17,6 +17,7 @@ from hypercorn.typing import (
     Scope,
 )
 
+from ..config.live import Live
 from ..config.schema import Config
 from ..exchange import ClientGone, ClientStalled, Headers, Splice
 from ..openai.routes import ENDPOINTS
@@ -29,9 +30,9 @@ class Gate:
     """ASGI application: the inference routes, with `inner` (Quart) behind it for all other paths and methods."""
 
     def __init__(
-        self, config: Config, pipeline: Handler, unmatched: Unmatched, inner: Callable[..., Awaitable[None]]
+        self, config: Live, pipeline: Handler, unmatched: Unmatched, inner: Callable[..., Awaitable[None]]
     ) -> None:
-        self.config = config
+        self._live = config
         self._pipeline = pipeline
         self._unmatched = unmatched
         self._inner = inner
@@ -51,10 +52,11 @@ class Gate:
                 return
             async with trio.open_nursery() as nursery:
                 headers = cast(Headers, list(scope["headers"]))
-                body = AsgiBody(receive, headers, self.config, nursery)
+                config = self._live.current
+                body = AsgiBody(receive, headers, config, nursery)
                 request = make_request(endpoint, headers, body)
                 peer = present_peer.get()
-                client = AsgiClient(request.id, send, body, peer, self.config.timeouts.client_stall_s)
+                client = AsgiClient(request.id, send, body, peer, config.timeouts.client_stall_s)
                 with peer.watched(body.leave):
                     await self._pipeline.handle(request, client)
                 nursery.cancel_scope.cancel()

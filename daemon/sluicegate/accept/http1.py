@@ -16,7 +16,7 @@ from http import HTTPStatus
 import httptools
 import trio
 
-from ..config.schema import Config
+from ..config.live import Live
 from ..exchange import ClientGone, ClientStalled, Dialect, Endpoint, Headers
 from ..openai.errors import error_body
 from ..openai.routes import ENDPOINTS
@@ -46,7 +46,7 @@ class HandOver(Exception):
 class Http1Connection:
     """One client connection on the fast way. Does not own the socket: whoever made it closes it."""
 
-    def __init__(self, sock: socket.socket, handler: Handler, config: Config, unmatched: Unmatched) -> None:
+    def __init__(self, sock: socket.socket, handler: Handler, config: Live, unmatched: Unmatched) -> None:
         self.sock = sock
         self.closing = False
         self._handler = handler
@@ -94,7 +94,8 @@ class Http1Connection:
 
     async def _next_head(self) -> "_Head | None":
         """The next request's head; None when the connection is over."""
-        timeouts, limits = self._config.timeouts, self._config.limits
+        config = self._config.current
+        timeouts, limits = config.timeouts, config.limits
         buffer = self._buffer
         deadline = trio.current_time() + (timeouts.head_read_s if buffer else timeouts.keep_alive_s)
         searched = 0
@@ -166,7 +167,7 @@ class Http1Connection:
             await self._send_rest(memoryview(data)[sent:])
 
     async def _send_rest(self, rest: memoryview) -> None:
-        stall_s = self._config.timeouts.client_stall_s
+        stall_s = self._config.current.timeouts.client_stall_s
         while rest:
             piece = rest[:PIECE]
             try:
@@ -261,8 +262,7 @@ class Http1Body:
 
     async def whole(self) -> bytes:
         connection = self._connection
-        config = connection._config
-        length = declared_length(self._head.headers, config.limits) or 0
+        length = declared_length(self._head.headers, connection._config.current.limits) or 0
         buffer = connection._buffer
         if len(buffer) < length:
             buffer = await self._rest(length)
@@ -275,7 +275,7 @@ class Http1Body:
 
     async def _rest(self, length: int) -> bytes:
         connection = self._connection
-        seconds = connection._config.timeouts.body_read_s
+        seconds = connection._config.current.timeouts.body_read_s
         deadline = trio.current_time() + seconds
         buffer = bytearray(connection._buffer)
         while len(buffer) < length:

@@ -20,7 +20,8 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
-from ..config.schema import Address, Config, UnixAddress
+from ..config.live import Live
+from ..config.schema import Address, Config, TcpAddress, UnixAddress
 from ..exchange import ClientGone, ClientStalled
 from .accepting import accept_forever
 from .handler import Handler, Peer, Unmatched, present_peer
@@ -146,13 +147,13 @@ class GateServer(TCPServer):
 class Listening:
     """The client side of the gateway: its listening sockets and the connections that came through them."""
 
-    def __init__(self, app: ASGIFramework, pipeline: Handler, config: Config, unmatched: Unmatched) -> None:
+    def __init__(self, app: ASGIFramework, pipeline: Handler, config: Live, unmatched: Unmatched) -> None:
         self._app: AppWrapper = ASGIWrapper(app)
         self._pipeline = pipeline
         self._config = config
         self._unmatched = unmatched
         self._context = WorkerContext(None)
-        self._hypercorn = hypercorn_config(config)
+        self._hypercorn = hypercorn_config(config.current)
         self._hangups = Hangups()
         self._fast: set[Http1Connection] = set()
         self._closing = False
@@ -164,6 +165,10 @@ class Listening:
         async with trio.open_nursery() as accepting:
             for listener in listeners:
                 accepting.start_soon(accept_forever, listener, self._handle, handlers)
+
+    def reconfigure(self) -> None:
+        """The configuration was replaced: what of it Hypercorn has a copy of is made anew, for new connections."""
+        self._hypercorn = hypercorn_config(self._config.current)
 
     def close_after_answers(self) -> None:
         """From now on the next answer on a connection is its last one.
@@ -186,7 +191,7 @@ class Listening:
         self._hangups.close()
 
     async def _handle(self, sock: socket.socket) -> None:
-        if self.connections >= self._config.limits.connections_max:
+        if self.connections >= self._config.current.limits.connections_max:
             await _turn_away(sock)
             return
         self.connections += 1
@@ -206,7 +211,7 @@ class Listening:
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         state: Any = {}
         args = (self._app, self._hypercorn, self._context, ConnectionState(state), stream)
-        server = GateServer(*args, stall_s=self._config.timeouts.client_stall_s, first_bytes=first_bytes)
+        server = GateServer(*args, stall_s=self._config.current.timeouts.client_stall_s, first_bytes=first_bytes)
         with self._hangups.watching(stream.socket, server.peer.hung_up):
             await server
 
@@ -262,6 +267,22 @@ def bind(address: Address) -> trio.SocketListener:
         sock.close()
         raise
     return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
+def adopt(sock: socket.socket) -> trio.SocketListener:
+    """Listen on a socket that listens already, which is the listener's own from now on."""
+    sock.setblocking(False)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
+def bound_address(listener: trio.SocketListener) -> Address:
+    """Where `listener` listens; a name in the abstract namespace begins with @."""
+    name = listener.socket.getsockname()
+    if isinstance(name, tuple):
+        return TcpAddress(name[0], name[1])
+    return UnixAddress("@" + name[1:].decode(errors="replace") if isinstance(name, bytes) else name)
 
 
 def _remove_stale(path: str) -> None:

@@ -116,6 +116,19 @@ def reaches(target: Address, listen: Address) -> bool:
     return not targets.isdisjoint(covered)
 
 
+def describes(listen: Address, bound: Address) -> bool:
+    """Whether a listener on `listen` could be the socket that is bound to `bound`. Names are not resolved."""
+    if isinstance(listen, UnixAddress) or isinstance(bound, UnixAddress):
+        return reaches(listen, bound)
+    if listen.port not in (0, bound.port):
+        return False
+    return _is_name(listen.host) or not _hosts(listen.host).isdisjoint(_hosts(bound.host))
+
+
+def _is_name(host: str) -> bool:
+    return not _is_v6(host) and not host.rpartition(".")[2].isdecimal() and host.lower() != "localhost"
+
+
 def _hosts(host: str) -> set[str]:
     """The hosts that `host` means, each in one spelling."""
     if host.lower() == "localhost":

@@ -66,7 +66,8 @@ def _section(table: str) -> Iterator[str]:
 
 def _row(setting: Setting) -> str:
     environment = f"`{setting.env}`" if setting.env else ""
-    cells = [f"`{setting.name}`", environment, f"`{setting.write(setting.default)}`", setting.allowed, setting.doc]
+    meaning = setting.doc + (" (a change needs a restart)" if setting.restart else "")
+    cells = [f"`{setting.name}`", environment, f"`{setting.write(setting.default)}`", setting.allowed, meaning]
     return "| " + " | ".join(cells) + " |"
 
 

@@ -43,14 +43,16 @@ def setting(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     notation: Notation | None = None,
+    restart: bool = False,
 ) -> Any:
     """A field, what it means, and what it accepts.
 
     `env`: the environment variable that overrides it. `low`, `high`: the inclusive range, which every number has.
-    `choices`: the words that a text may be. `notation`: how an address is written. A name's ending gives the unit:
-    `_s` seconds, `_bytes` bytes.
+    `choices`: the words that a text may be. `notation`: how an address is written. `restart`: a reload cannot
+    change it. A name's ending gives the unit: `_s` seconds, `_bytes` bytes.
     """
     metadata = {"doc": doc, "env": env, "low": low, "high": high, "choices": choices, "notation": notation}
+    metadata["restart"] = restart
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -63,6 +65,7 @@ class EngineConfig:
         "where vLLM listens",
         env="VLLM_BASE_URL",
         notation=ENGINE,
+        restart=True,
     )
     model_name: str = setting(
         "", "model for requests that name none; empty: the engine's first model", env="MODEL_NAME"
@@ -112,7 +115,11 @@ class LogConfig:
     """[log]: how the gateway logs."""
 
     format: str = setting(
-        "auto", "auto: text on a terminal, JSON otherwise", env="LOG_FORMAT", choices=("auto", "text", "json")
+        "auto",
+        "auto: text on a terminal, journal where standard error is journald's, JSON otherwise",
+        env="LOG_FORMAT",
+        choices=("auto", "text", "json", "journal"),
+        restart=True,
     )
     level: str = setting(
         "info", "the least that is written", env="LOG_LEVEL", choices=("debug", "info", "warning", "error")
@@ -130,7 +137,9 @@ class GpuConfig:
 class Config:
     """The whole configuration, validated."""
 
-    listen: Address = setting(TcpAddress("127.0.0.1", 8080), "where clients connect", env="LISTEN", notation=LISTEN)
+    listen: Address = setting(
+        TcpAddress("127.0.0.1", 8080), "where clients connect", env="LISTEN", notation=LISTEN, restart=True
+    )
     engine: EngineConfig = EngineConfig()
     admission: AdmissionConfig = AdmissionConfig()
     timeouts: TimeoutConfig = TimeoutConfig()

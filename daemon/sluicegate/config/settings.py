@@ -34,6 +34,7 @@ class Setting:
     high: float | None
     choices: tuple[str, ...]
     notation: Notation | None
+    restart: bool
 
     @property
     def key(self) -> str:

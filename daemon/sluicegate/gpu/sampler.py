@@ -20,8 +20,8 @@ CLOSE_LIMIT_S = 1.0
 T = TypeVar("T")
 
 
-async def sample_forever(nvml: Nvml, metrics: Metrics, interval_s: float, *, log: Log) -> None:
-    """Show the GPUs' readings in `metrics` every `interval_s` seconds, until cancelled.
+async def sample_forever(nvml: Nvml, metrics: Metrics, interval_s: Callable[[], float], *, log: Log) -> None:
+    """Show the GPUs' readings in `metrics` every `interval_s()` seconds, until cancelled.
 
     Without a reading: api_gpu_available is 0, the log says why, once, and the next try is after RETRY_S. A single
     reading that fails is left out. Owns `nvml`: init and shutdown are paired, also when cancelled.
@@ -39,7 +39,7 @@ async def sample_forever(nvml: Nvml, metrics: Metrics, interval_s: float, *, log
                 readings, reason = await trio.to_thread.run_sync(session.read, limiter=limiter, abandon_on_cancel=True)
             metrics.set_gpus(readings)
             said = _announce(log, readings, reason, said)
-            await trio.sleep(interval_s if readings else max(interval_s, RETRY_S))
+            await trio.sleep(interval_s() if readings else max(interval_s(), RETRY_S))
     finally:
         metrics.set_gpus({})
         with trio.move_on_after(CLOSE_LIMIT_S, shield=True):

@@ -1,8 +1,8 @@
-"""The log: one line per event, JSON for machines and text for people, with known fields only.
+"""The log: one line per event, as JSON, as text for people, or as an entry for journald, with known fields only.
 
 No line ever holds a prompt, a key or a body: a field that `Fields` does not name is left out, a value that is neither
 text nor a number is replaced by the name of its type, and text is bounded. Nothing that a client sends can forge a
-line or move a terminal's cursor: characters that do not print leave as escapes, in both formats.
+line or move a terminal's cursor: characters that do not print leave as escapes, in every format.
 
 Not on top of the standard library's logging: a record and a formatter of its cost 12 µs before a byte is written.
 """
@@ -14,6 +14,7 @@ from typing import TypedDict, Unpack
 
 import msgspec
 
+from sluicegate.observe import journal
 from sluicegate.observe.sink import LINE_MAX_BYTES, Sink
 
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
@@ -22,6 +23,8 @@ LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
 _NAMES = {number: name for name, number in LEVELS.items()}
 #: What systemd reads off the start of a line (sd-daemon(3)), so that `journalctl -p warning` finds it.
 _SYSLOG_PREFIX = {DEBUG: b"<7>", INFO: b"<6>", WARNING: b"<4>", ERROR: b"<3>"}
+#: The same for journald itself: the priorities of syslog(3).
+_PRIORITY = {DEBUG: "7", INFO: "6", WARNING: "4", ERROR: "3"}
 #: Longest text value, in characters: the first bound with which the line keeps within LINE_MAX_BYTES. With the last
 #: one, every field at once does.
 _TEXT_BOUNDS = (512, 96, 16)
@@ -70,6 +73,7 @@ class Fields(TypedDict, total=False):
 
 
 _KNOWN = frozenset(Fields.__annotations__)
+_JOURNAL_NAMES = {name: f"SLUICEGATE_{name.upper()}" for name in _KNOWN}
 
 
 class Log:
@@ -86,18 +90,26 @@ class Log:
         *,
         on_drop: Callable[[], None] = lambda: None,
         now: Callable[[], float] = time.time,
+        journal_path: str = journal.SOCKET,
     ) -> None:
-        """`format`: "text" or "json" (`choose_format` resolves "auto"). `level`: a key of LEVELS.
+        """`format`: "text", "json" or "journal" (`choose_format` resolves "auto"). `level`: a key of LEVELS.
+
+        "journal": entries go to the socket at `journal_path`, and as JSON to `fd` while nobody listens there.
 
         `on_drop` is called for each line that is lost; `now` gives seconds since the epoch.
         Raises KeyError for an unknown format or level. The descriptor stays the caller's; the log uses a duplicate.
         """
-        self._encode = {"text": _as_text, "json": _as_json}[format]
+        self._encode = {"text": _as_text, "json": _as_json, "journal": _as_json}[format]
+        self._journal = journal.Journal(journal_path, on_drop) if format == "journal" else None
         self._level = LEVELS[level]
         self._prefix = _SYSLOG_PREFIX if is_journal(fd) else dict.fromkeys(_SYSLOG_PREFIX, b"")
         self._sink = Sink(fd, on_drop)
         self._now = now
         self._second = (-1, "")
+
+    def set_level(self, level: str) -> None:
+        """From now on write what is at least `level`, a key of LEVELS. KeyError if it is none."""
+        self._level = LEVELS[level]
 
     def debug(self, event: str, **fields: Unpack[Fields]) -> None:
         self.emit(DEBUG, event, fields)
@@ -119,6 +131,8 @@ class Log:
         """Write one line, if `level` is high enough."""
         if level < self._level:
             return
+        if self._journal is not None and self._journal.write(_as_entry(level, event, fields)):
+            return
         prefix = self._prefix[level]
         stamp = self._stamp()
         for bound in _TEXT_BOUNDS:
@@ -129,6 +143,8 @@ class Log:
 
     def close(self) -> None:
         """Give the duplicate of the descriptor back; later lines are dropped."""
+        if self._journal is not None:
+            self._journal.close()
         self._sink.close()
 
     def _stamp(self) -> str:
@@ -143,10 +159,15 @@ class Log:
 
 
 def choose_format(format: str, fd: int) -> str:  # noqa: A002
-    """Resolve "auto": "text" if `fd` is a terminal, else "json"; anything else comes back as it is."""
+    """Resolve "auto" by what `fd` is: "text" for a terminal, "journal" for journald, else "json".
+
+    Anything else comes back as it is.
+    """
     if format != "auto":
         return format
-    return "text" if os.isatty(fd) else "json"
+    if os.isatty(fd):
+        return "text"
+    return "journal" if is_journal(fd) else "json"
 
 
 def is_journal(fd: int) -> bool:
@@ -166,13 +187,42 @@ def _as_json(stamp: str, level: str, event: Value, fields: dict[str, Value]) -> 
 
 
 def _as_text(stamp: str, level: str, event: Value, fields: dict[str, Value]) -> bytes:
+    return f"{stamp} {level.upper():<7} {_message(event, fields)}".encode() + b"\n"
+
+
+def _as_entry(level: int, event: str, fields: Mapping[str, object]) -> bytes:
+    """An entry for journald, which knows the time itself: the text of the line, and each field once more by name."""
+    for bound in _TEXT_BOUNDS:
+        known, what = _known(fields, bound), _clean(event, bound)
+        named = [
+            (_JOURNAL_NAMES[name], value if isinstance(value, str) else _number(value)) for name, value in known.items()
+        ]
+        data = journal.entry(
+            [
+                ("MESSAGE", _message(what, known)),
+                ("PRIORITY", _PRIORITY[level]),
+                ("SYSLOG_IDENTIFIER", "sluicegate"),
+                ("SLUICEGATE_EVENT", str(what)),
+                *named,
+            ]
+        )
+        if len(data) <= journal.ENTRY_MAX_BYTES:
+            break
+    return data
+
+
+def _message(event: Value, fields: Mapping[str, Value]) -> str:
     values = " ".join(f"{name}={_quoted(value)}" for name, value in fields.items())
-    return f"{stamp} {level.upper():<7} {event} {values}".rstrip().encode() + b"\n"
+    return f"{event} {values}".rstrip()
+
+
+def _number(value: Value) -> str:
+    return _json(value).decode()
 
 
 def _quoted(value: Value) -> str:
     if not isinstance(value, str):
-        return _json(value).decode()
+        return _number(value)
     quote = not value or " " in value or "=" in value or '"' in value
     return _json(value).decode() if quote else value
 

@@ -106,7 +106,18 @@ class Metrics:
             "api_engine_up", "1 if the engine answers and has a model loaded, else 0.", registry=registry
         )
         self._lines_dropped = Counter(
-            "api_log_lines_dropped_total", "Log lines that standard error did not take.", registry=registry
+            "api_log_lines_dropped_total", "Log lines that journald or standard error did not take.", registry=registry
+        )
+        reloads = Counter(
+            "api_config_reloads_total",
+            "Reloads of the configuration, by result: applied, or refused.",
+            ["result"],
+            registry=registry,
+        )
+        self._last_reload = Gauge(
+            "api_config_last_reload_successful",
+            "0 if the last reload was refused, so that the file and the running configuration differ; else 1.",
+            registry=registry,
         )
         build = Info("api_build", "Version of the daemon and of its Python.", registry=registry)
 
@@ -141,6 +152,9 @@ class Metrics:
         self._completion_tokens = tokens.labels("completion")
         self._idle_connections = engine_connections.labels("idle")
         self._busy_connections = engine_connections.labels("busy")
+        self._reloads_applied = reloads.labels("applied")
+        self._reloads_refused = reloads.labels("refused")
+        self._last_reload.set(1)  # it has started with the file as it was
         self._request_children: dict[tuple[str, int | None], Counter] = {}
         self._latency_children: dict[str, Histogram] = {}
         build.info({"version": version, "python": platform.python_version()})
@@ -216,6 +230,11 @@ class Metrics:
     def log_line_dropped(self) -> None:
         """Count a log line that was lost."""
         self._lines_dropped.inc()
+
+    def config_reloaded(self, *, applied: bool) -> None:
+        """Count a reload of the configuration."""
+        (self._reloads_applied if applied else self._reloads_refused).inc()
+        self._last_reload.set(applied)
 
     def set_gpus(self, readings: Mapping[int, GpuReading]) -> None:
         """Show these readings, by NVML index, and no others: what is missing is removed, never left stale."""

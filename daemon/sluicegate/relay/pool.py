@@ -14,10 +14,10 @@ IDLE_S = 60.0
 
 
 class Pool:
-    """Last in, first out, so that surplus connections grow old and go."""
+    """Last in, first out, so that surplus connections grow old and go. `dial` may be replaced at any time."""
 
     def __init__(self, dial: Dial) -> None:
-        self._dial = dial
+        self.dial = dial
         self._idle: list[EngineConnection] = []
         self._busy = 0
 
@@ -28,7 +28,7 @@ class Pool:
         """
         connection = None if fresh else self._take_idle()
         if connection is None:
-            connection = EngineConnection(await self._dial())
+            connection = EngineConnection(await self.dial())
         self._busy += 1
         return connection
 

@@ -95,8 +95,8 @@ class HttpProbe:
         return bytes(body)
 
 
-async def watch(backend: Backend, probe: Probe, interval_s: float) -> None:
-    """Keep `backend`'s state true by probing it each `interval_s` seconds (faster while not ready), for ever."""
+async def watch(backend: Backend, probe: Probe, interval_s: Callable[[], float]) -> None:
+    """Keep `backend`'s state true by probing it each `interval_s()` seconds (faster while not ready), for ever."""
     timeouts = 0
     while True:
         # Before the probe: who finds the engine dead while one is under way knows better than its answer will.
@@ -115,5 +115,5 @@ async def watch(backend: Backend, probe: Probe, interval_s: float) -> None:
         else:
             timeouts = 0
             backend.ready(models, body)
-        with trio.move_on_after(interval_s if backend.up else min(interval_s, NOT_READY_INTERVAL_S)):
+        with trio.move_on_after(interval_s() if backend.up else min(interval_s(), NOT_READY_INTERVAL_S)):
             await wake.wait()

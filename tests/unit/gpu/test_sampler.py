@@ -88,7 +88,7 @@ async def sampling(nvml: Nvml, clock: MockClock) -> AsyncIterator[Sampling]:
         run = Sampling(clock, nursery.cancel_scope)
 
         async def sample() -> None:
-            await sample_forever(nvml, run.metrics, INTERVAL_S, log=run.log)
+            await sample_forever(nvml, run.metrics, lambda: INTERVAL_S, log=run.log)
 
         nursery.start_soon(sample)
         await run.metrics.round()

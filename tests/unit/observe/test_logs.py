@@ -2,7 +2,7 @@ import json
 import os
 import pty
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sluicegate.observe.logs import Fields, Log, choose_format, is_journal
 from sluicegate.observe.sink import LINE_MAX_BYTES
+from tests.unit.observe.captured import NOON, Captured
 
-NOON = 1767268800.0  # 2026-01-01T12:00:00Z
 REQUEST: Fields = {
     "request_id": "r1",
     "outcome": "served",
@@ -20,37 +20,6 @@ REQUEST: Fields = {
     "queue_s": 0.25,
     "completion_tokens": 7,
 }
-
-
-class Captured:
-    """A log into a pipe, and what came out of it."""
-
-    def __init__(self, format_: str, level: str = "info", now: Callable[[], float] = lambda: NOON) -> None:
-        self._reader, self.fd = os.pipe()
-        self.dropped = 0
-        self.log = Log(format_, level, self.fd, on_drop=self._drop, now=now)
-
-    def _drop(self) -> None:
-        self.dropped += 1
-
-    def raw(self) -> bytes:
-        """Everything since the last call."""
-        os.write(self.fd, b"\0")
-        data = b""
-        while not data.endswith(b"\0"):
-            data += os.read(self._reader, 1 << 16)
-        return data[:-1]
-
-    def lines(self) -> list[str]:
-        return self.raw().decode().splitlines()
-
-    def objects(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.lines()]
-
-    def close(self) -> None:
-        self.log.close()
-        os.close(self._reader)
-        os.close(self.fd)
 
 
 @pytest.fixture
@@ -239,13 +208,19 @@ def test_only_the_very_socket_is_journald(monkeypatch: pytest.MonkeyPatch) -> No
     assert not is_journal(2)
 
 
-def test_the_format_follows_the_descriptor() -> None:
+def test_the_format_follows_the_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     leader, terminal = pty.openpty()
     reader, writer = os.pipe()
     assert choose_format("auto", terminal) == "text"
     assert choose_format("auto", writer) == "json"
     assert choose_format("text", writer) == "text"
     assert choose_format("json", terminal) == "json"
+    assert choose_format("journal", terminal) == "journal"
+    stat = os.fstat(writer)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{stat.st_dev}:{stat.st_ino}")
+    assert choose_format("auto", writer) == "journal"
+    assert choose_format("auto", terminal) == "text"
+    assert choose_format("json", writer) == "json"
     for fd in (leader, terminal, reader, writer):
         os.close(fd)
 

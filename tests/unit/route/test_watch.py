@@ -39,7 +39,7 @@ async def test_a_pace_that_is_faster_still_holds_for_both(mock_clock: MockClock)
     probe = ScriptedProbe()
     probe.fails_with = ProbeTimeout
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, Backend("engine", TcpAddress("127.0.0.1", 1)), probe, 0.1)
+        nursery.start_soon(watch, Backend("engine", TcpAddress("127.0.0.1", 1)), probe, lambda: 0.1)
         await wait_all_tasks_blocked()
         mock_clock.jump(0.1)
         await wait_all_tasks_blocked()

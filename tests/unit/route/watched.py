@@ -53,7 +53,7 @@ async def open_watch(clock: MockClock, fails_with: Callable[[], Exception] | Non
     watched = Watched(clock)
     watched.probe.fails_with = fails_with
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, watched.backend, watched.probe, INTERVAL_S)
+        nursery.start_soon(watch, watched.backend, watched.probe, lambda: INTERVAL_S)
         await wait_all_tasks_blocked()
         yield watched
         nursery.cancel_scope.cancel()
