@@ -209,3 +209,14 @@ def test_a_program_runs_on_the_hosts_own_python(path: Path) -> None:
     ast.parse(text, feature_version=(3, 10))
     imported = re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE)
     assert set(imported) <= sys.stdlib_module_names
+
+
+def test_the_node_exporter_may_see_what_it_measures() -> None:
+    """Each of these would take a metric away: all mounts read-only, /home missing, no state of the clock."""
+    found = units.lines(units.SYSTEMD / "dropins/prometheus-node-exporter.service.d/10-sluicegate.conf")
+    keys = {line.key: line.value for line in found}
+    assert "ProtectProc" not in keys
+    assert "ProtectClock" not in keys
+    assert "ProcSubset" not in keys
+    assert keys["ProtectHome"] == "read-only"
+    assert keys["SystemCallFilter"] == "adjtimex clock_adjtime"
