@@ -23,6 +23,7 @@ from .relay.pump import Pump
 from .relay.wire import Dial, dialer
 from .route.backends import Backend, Backends
 from .route.health import HttpProbe, Probe, watch
+from .route.scrape import Scrape
 
 #: After the drain deadline, how long requests that were cut off may take to tell their clients (seconds).
 LAST_WORDS_S = 2.0
@@ -59,7 +60,8 @@ class Gateway:
         connect_s = config.engine.connect_timeout_s
         self.pools = {backend: Pool(make_dial(backend.address, connect_s)) for backend in self.backends.all}
         self.pipeline = Pipeline(self._live, self.admission, self.backends, self.pools, pump, self.ledger)
-        quart = make_app(self, metrics.expose, self._unmatched)
+        self._scrape = Scrape(self.backends.all[0].address)
+        quart = make_app(self, metrics.expose, self._scrape, self._unmatched)
         self.listening = Listening(
             Gate(self._live, self.pipeline, self._unmatched, quart), self.pipeline, self._live, self._unmatched
         )
@@ -97,6 +99,7 @@ class Gateway:
             for pool in self.pools.values():
                 pool.close_idle()
             self.listening.close()
+            await self._scrape.aclose()
             self.stopped.set()
 
     def stop(self) -> None:

@@ -151,6 +151,26 @@ async def test_metrics_in_openmetrics_for_those_who_ask() -> None:
         assert (await ask(running, request)).body.endswith(b"# EOF\n")
 
 
+async def test_the_engines_metrics_are_passed_on() -> None:
+    async with gate() as (engine, running):
+        answer = await ask(running, get("/engine/metrics"))
+        assert answer.status == 200
+        assert answer.header("content-type") == "text/plain; version=1.0.0; charset=utf-8"
+        assert b'vllm:num_requests_running{engine="0",model_name="fake-model"} 0.0' in answer.body
+        assert len(answer.header("x-request-id") or "") == 32
+        engine.healthy = False
+        await running.engine_state(EngineState.DEGRADED)
+        assert (await ask(running, get("/engine/metrics"))).status == 200, "now they are wanted most"
+        engine.kill()
+        await running.engine_state(EngineState.DOWN)
+        refused: Any = await ask(running, get("/engine/metrics"))
+        assert (refused.status, refused.header("x-sluicegate-outcome")) == (503, "engine_unavailable")
+        assert refused.json()["error"]["code"] == "engine_unavailable"
+        assert "cannot be reached" in refused.json()["error"]["message"]
+        assert (await ask(running, get("/engine/metrics", "POST"))).status == 405
+        assert running.outcomes() == {"invalid": 1}, "looking is not a request"
+
+
 async def test_head_is_get_without_a_body() -> None:
     async with gate() as (_, running), await raw(running) as client:
         await client.stream.send_all(b"HEAD /health HTTP/1.1\r\nhost: gate\r\nconnection: close\r\n\r\n")

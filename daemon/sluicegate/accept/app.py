@@ -1,6 +1,6 @@
 """The Quart application: a route table for everything that needs no slot and no engine of its own."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import msgspec
@@ -11,6 +11,7 @@ from werkzeug.exceptions import HTTPException
 from ..exchange import Dialect
 from ..openai.errors import error_body
 from ..openai.routes import ENDPOINTS
+from ..outcome import Refusal
 from .handler import Unmatched
 from .intake import request_id
 
@@ -41,8 +42,11 @@ class Status(Protocol):
 #: Takes an Accept header, returns a body and its content type.
 Expose = Callable[[str | None], tuple[bytes, str]]
 
+#: The same for the engine's own metrics. Raises Refusal.
+Scrape = Callable[[str | None], Awaitable[tuple[bytes, str]]]
 
-def make_app(status: Status, expose: Expose, unmatched: Unmatched) -> QuartTrio:
+
+def make_app(status: Status, expose: Expose, scrape: Scrape, unmatched: Unmatched) -> QuartTrio:
     """The application. Every answer carries x-request-id."""
     app = QuartTrio("sluicegate")
     app.config["RESPONSE_TIMEOUT"] = None  # the socket's own deadline (server.py) is the one that counts
@@ -69,6 +73,14 @@ def make_app(status: Status, expose: Expose, unmatched: Unmatched) -> QuartTrio:
     @app.get("/metrics")
     async def metrics() -> Response:
         body, content_type = expose(request.headers.get("accept"))
+        return Response(body, content_type=content_type)
+
+    @app.get("/engine/metrics")
+    async def engine_metrics() -> Response:
+        try:
+            body, content_type = await scrape(request.headers.get("accept"))
+        except Refusal as refusal:
+            return _refusal(refusal.status, refusal.message, refusal.outcome.value)
         return Response(body, content_type=content_type)
 
     @app.get("/v1/models")

@@ -1,8 +1,6 @@
 """The probe over real sockets: health is what the engine says, and everything else has its own name."""
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -12,12 +10,9 @@ import trio
 from sluicegate.config.schema import Address, TcpAddress, UnixAddress
 from sluicegate.route import health
 from sluicegate.route.health import PROBE_ANSWER_MAX, HttpProbe, ProbeRefused, ProbeTimeout, ProbeUnwell
-from tests.fakes.engine import MODEL, FakeEngine, open_engine
+from tests.fakes.engine import MODEL, open_engine
 from tests.fakes.script import BEFORE_HEAD, Behaviour, Fault, Kind
-
-
-def tcp(base_url: str) -> TcpAddress:
-    return TcpAddress("127.0.0.1", int(base_url.rpartition(":")[2]))
+from tests.unit.route.servers import answer_all, none_left, serving, tcp
 
 
 async def probe_once(address: Address) -> tuple[tuple[str, ...], bytes]:
@@ -139,24 +134,3 @@ async def test_it_can_be_cancelled_in_the_middle() -> None:
                 await engine.until(lambda: len(engine.seen) == 1)
             nursery.cancel_scope.cancel()
         await none_left(engine)
-
-
-async def none_left(engine: FakeEngine) -> None:
-    """Wait until the engine has seen the last connection closed."""
-    with trio.fail_after(5):
-        await engine.until(lambda: engine.connections == 0)
-
-
-@asynccontextmanager
-async def serving(handler: Callable[[trio.SocketStream], Awaitable[None]]) -> AsyncIterator[TcpAddress]:
-    """A server that is no engine."""
-    async with trio.open_nursery() as nursery:
-        (listener, *_) = await nursery.start(partial(trio.serve_tcp, handler, 0, host="127.0.0.1"))
-        yield TcpAddress("127.0.0.1", listener.socket.getsockname()[1])
-        nursery.cancel_scope.cancel()
-
-
-async def answer_all(body: bytes, stream: trio.SocketStream) -> None:
-    """200 with `body` to whatever is asked."""
-    while await stream.receive_some():
-        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
