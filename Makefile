@@ -4,8 +4,10 @@
 SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell command -v $(p)),$(p))))
 BIN := .venv/bin
+# promtool and ansible-playbook are found there.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test lint types unit coverage bench build format clean
+.PHONY: help run test test-deploy lint types unit coverage dashboards bench build wheel format clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -13,27 +15,41 @@ help:  ## this list
 run: .venv/run.stamp  ## serve a real model here: engine and gateway, one question answered, until Ctrl-C
 	@exec $(BIN)/sluicegate run
 
-test: lint types build coverage  ## install what the tests need and run all of them
+test: lint types build coverage test-deploy  ## install what the tests need and run all of them
 
-lint: .venv/dev.stamp
+test-deploy: .venv/tools.stamp  ## boot a Debian host, run the playbooks on it and ask it everything (root)
+	$(BIN)/pytest -m deploy
+
+lint: .venv/tools.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/yamllint --strict .
+	cd ansible && ../$(BIN)/ansible-lint --offline
+	shellcheck .ci/run .ci/packages
+	$(BIN)/python -m grafana.sluicegate_dashboards.build --check
 
 types: .venv/dev.stamp
 	$(BIN)/mypy
 
-unit: .venv/dev.stamp  ## the fast tests only: no real engine
-	$(BIN)/pytest -m "not engine"
+unit: .venv/tools.stamp  ## the fast tests only: no real engine, no booted host
+	$(BIN)/pytest -m "not engine and not deploy"
 
-coverage: .venv/dev.stamp
+coverage: .venv/tools.stamp
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest -m "not deploy"
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
 bench: .venv/dev.stamp  ## measure the gateway beside its peers (PEERS=venv/bin with smg and vllm-router; nginx from PATH)
 	$(BIN)/python -m tests.bench --plot docs/performance.svg --json build/bench.json $(if $(PEERS),--peer-bin $(PEERS))
+
+dashboards: .venv/dev.stamp  ## build the dashboards' JSON anew
+	$(BIN)/python -m grafana.sluicegate_dashboards.build
+
+wheel: .venv/dev.stamp  ## build the gateway's wheel into dist, for the playbooks
+	rm -rf dist
+	$(BIN)/pip wheel -q --no-deps -w dist .
 
 build: .venv/dev.stamp  # the wheel must work away from the source tree
 	rm -rf build/wheel build/away
@@ -64,3 +80,7 @@ clean:  ## remove what was built here (not the cache in ~/.cache/sluicegate)
 .venv/dev.stamp: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --disable-pip-version-check -q -e '.[dev]'
 	@touch $@ .venv/run.stamp
+
+.venv/tools.stamp: .ci/packages .venv/dev.stamp
+	.ci/packages $(BIN)
+	@touch $@
