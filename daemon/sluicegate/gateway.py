@@ -155,6 +155,7 @@ class Gateway:
     def _engine_changed(self, backend: Backend) -> None:
         self.metrics.engine_up(self.backends.state.value == "ok")
         if backend.up:
+            self.metrics.serves(backend.models)
             self.log.info("engine_up", detail=f"{backend.address} serves {', '.join(backend.models)}")
         else:
             self.log.warning(f"engine_{backend.state.value}", detail=backend.why)

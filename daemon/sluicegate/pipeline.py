@@ -103,16 +103,19 @@ class Pipeline:
         request, record = call.request, call.record
         facts: Facts | None = None
         body: bytes | AsyncGenerator[bytes, None]
-        if request.endpoint.opaque:
+        raw = None if request.endpoint.opaque else await request.body.whole()
+        models = self.backends.models
+        default_model = self.config.current.engine.model_name or next(iter(models), "")
+        if raw is None:
             body = request.body.parts()
+            wanted = default_model
         else:
-            raw = await request.body.whole()
             facts = understand(request.endpoint, raw)
-            body = for_engine(
-                request.endpoint, raw, facts, self.config.current.engine.model_name or self._first_model()
-            )
+            body = for_engine(request.endpoint, raw, facts, default_model)
             record.stream = facts.stream
-            record.model = facts.model if facts.model in self.backends.models else ""
+            record.model = facts.model if facts.model in models else ""
+            wanted = facts.model or default_model
+        record.model_used = wanted if wanted in models else ""
         self.backends.choose()  # no engine: refused at the door, before it takes a slot or a place in the line
         if not request.endpoint.needs_slot:
             call.started_at = request.received_at
@@ -248,9 +251,6 @@ class Pipeline:
             self.pools[backend].close_idle()
         else:
             backend.wake_prober()
-
-    def _first_model(self) -> str:
-        return next(iter(self.backends.models), "")
 
 
 def _engine_failed(status: int) -> Refusal:

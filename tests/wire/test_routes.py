@@ -145,6 +145,19 @@ async def test_while_draining_a_request_on_an_idle_connection_is_told_so(way: st
         running.assert_at_rest()
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_connection_made_just_before_the_end_gets_its_first_answer(way: str) -> None:
+    """What a restart would otherwise cost: one client that connected in time and was cut off before it asked."""
+    async with gate() as (_, running), await raw(running) as silent, await come(way, running) as late:
+        await trio.testing.wait_all_tasks_blocked()
+        running.gateway.stop()
+        await trio.testing.wait_all_tasks_blocked()
+        await assert_refused(running, await late.ask(CHAT, question()), Outcome.SHED_DRAINING, 503)
+        assert await silent.stream.receive_some() == b"", "who asks nothing is not waited for"
+        await running.gateway.stopped.wait()
+        running.assert_at_rest()
+
+
 async def test_metrics_in_openmetrics_for_those_who_ask() -> None:
     async with gate() as (_, running):
         request = get("/metrics").replace(b"\r\n\r\n", b"\r\naccept: application/openmetrics-text\r\n\r\n")
@@ -211,6 +224,23 @@ async def test_a_body_without_model_gets_the_configured_or_the_engines_first(con
         await ask(running, post(CHAT, question(model="mine")))
         sent = engine.posts()[-1].json()
         assert sent["model"] == "mine"
+
+
+async def test_requests_are_counted_for_the_model_that_they_are_for() -> None:
+    async with gate() as (engine, running):
+        await ask(running, post(CHAT, question()))
+        await ask(running, post(CHAT, {"messages": [{"role": "user", "content": "Hm?"}]}))
+        await ask(running, post("/tokenize", {"prompt": "Hm?"}))
+        for strange in ("mine", "x" * 1000, "other"):
+            assert (await ask(running, post(CHAT, question(model=strange)))).status == 404
+        await ask(running, post(CHAT, b"{"))
+        content_type, body = _multipart(10)
+        await ask(running, post("/v1/audio/transcriptions", body, f"content-type: {content_type}"))
+        await running.settled()
+        assert running.metric("api_model_requests_total", model="fake-model") == 4
+        assert running.metric("api_model_requests_total", model="other") == 3
+        by_model = running.metric("api_model_tokens_total", model="fake-model", kind="completion")
+        assert by_model == running.metric("api_tokens_total", kind="completion") > 0
 
 
 def _multipart(size: int) -> tuple[str, bytes]:

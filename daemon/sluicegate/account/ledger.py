@@ -47,7 +47,8 @@ class Record:
     status: int | None = None  # HTTP status sent
     prompt_tokens: int | None = None  # as the engine reported
     completion_tokens: int | None = None
-    model: str = ""  # only a name that the engine knows; for the log alone
+    model: str = ""  # as asked for, and only a name that the engine knows; for the log alone
+    model_used: str | None = None  # the same for the metrics, or the default where none was asked for; "": another
     detail: str = ""  # what went wrong, in one sentence
     outcome: Outcome | None = None  # set by Ledger.settle alone
 
@@ -139,6 +140,7 @@ class Ledger:
             record.endpoint,
             record.status,
             outcome,
+            model=record.model_used,
             latency_s=total_s if reached_engine else None,
             queue_s=queue_s,
             ttft_s=ttft_s,

@@ -23,6 +23,9 @@ from sluicegate.outcome import Outcome
 OTHER = "other"
 #: Value of the label `status` when no HTTP status was sent: the client left before it.
 NO_STATUS = "none"
+#: Values of the label `model` besides "other". An engine has its model and perhaps some adapters; a series for each of
+#: hundreds would cost more than it tells.
+MODELS_MAX = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,21 @@ class GpuReading:
     power_watts: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _ModelCounters:
+    """The children of one model."""
+
+    requests: Counter
+    prompt_tokens: Counter
+    completion_tokens: Counter
+
+
 class Metrics:
     """The daemon's metrics. Make one per daemon; nothing here is global.
 
     Labels are bounded whatever clients send: `endpoint` is one of `endpoints` or "other", `status` is an HTTP status
-    (100 to 599) or "none", the rest are enumerations of ours. Safe to call from any thread.
+    (100 to 599) or "none", `model` one of the first MODELS_MAX that the engine served or "other", the rest are
+    enumerations of ours. Safe to call from any thread.
     """
 
     def __init__(self, endpoints: Iterable[str], version: str) -> None:
@@ -84,6 +97,18 @@ class Metrics:
         )
         tokens = Counter(
             "api_tokens_total", "Tokens that the engine reported in its usage.", ["kind"], registry=registry
+        )
+        self._model_requests = Counter(
+            "api_model_requests_total",
+            "Requests that ended, by the model that they were for.",
+            ["model"],
+            registry=registry,
+        )
+        self._model_tokens = Counter(
+            "api_model_tokens_total",
+            "Tokens that the engine reported in its usage, by model.",
+            ["model", "kind"],
+            registry=registry,
         )
         # Not a gauge: a gauge could only show the request that happened to end last, would stand still when the
         # traffic stops, and cannot be added up over hosts. The throughput of the whole is rate(api_tokens_total).
@@ -157,6 +182,8 @@ class Metrics:
         self._last_reload.set(1)  # it has started with the file as it was
         self._request_children: dict[tuple[str, int | None], Counter] = {}
         self._latency_children: dict[str, Histogram] = {}
+        self._other_model = self._model_children(OTHER)
+        self._models: dict[str, _ModelCounters] = {}
         build.info({"version": version, "python": platform.python_version()})
 
     def settled(
@@ -165,6 +192,7 @@ class Metrics:
         status: int | None,
         outcome: Outcome,
         *,
+        model: str | None = None,
         latency_s: float | None = None,
         queue_s: float | None = None,
         ttft_s: float | None = None,
@@ -174,6 +202,8 @@ class Metrics:
         completion_tokens: int | None = None,
     ) -> None:
         """Count one request that ended. None: does not apply to it. Never raises.
+
+        `model`: a name that the engine serves; "" for another one.
 
         6 to 9 µs for a streamed request that has every value, 1 to 1.5 µs for a refusal.
         """
@@ -195,11 +225,24 @@ class Metrics:
             self._inter_token.observe(inter_token_s)
         if tokens_per_s is not None:
             self._tokens_per_s.observe(tokens_per_s)
+        by_model = None
+        if model is not None:
+            by_model = self._models.get(model) or self._counters_of(model)
+            by_model.requests.inc()
         # A counter refuses to go down, and an engine that reports nonsense must not break a request.
         if prompt_tokens is not None and prompt_tokens > 0:
             self._prompt_tokens.inc(prompt_tokens)
+            if by_model is not None:
+                by_model.prompt_tokens.inc(prompt_tokens)
         if completion_tokens is not None and completion_tokens > 0:
             self._completion_tokens.inc(completion_tokens)
+            if by_model is not None:
+                by_model.completion_tokens.inc(completion_tokens)
+
+    def serves(self, models: Iterable[str]) -> None:
+        """The engine serves these: their counters exist from now on, at 0."""
+        for model in models:
+            self._counters_of(model)
 
     def bind_gate(
         self,
@@ -262,6 +305,20 @@ class Metrics:
         if label is not OTHER and known == status:
             self._request_children[endpoint, status] = child
         return child
+
+    def _counters_of(self, model: str) -> "_ModelCounters":
+        if model in self._models:
+            return self._models[model]
+        if not model or model == OTHER or len(self._models) >= MODELS_MAX:
+            return self._other_model
+        counters = self._models[model] = self._model_children(model)
+        return counters
+
+    def _model_children(self, model: str) -> "_ModelCounters":
+        tokens = self._model_tokens
+        return _ModelCounters(
+            self._model_requests.labels(model), tokens.labels(model, "prompt"), tokens.labels(model, "completion")
+        )
 
     def _latency_child(self, endpoint: str) -> Histogram:
         label = self._endpoints.get(endpoint, OTHER)

@@ -22,7 +22,7 @@ Described = dict[str, tuple[str, frozenset[str]]]
 
 def described_by_the_code() -> Described:
     metrics = Metrics(["/v1/chat/completions"], "0")
-    metrics.settled("/v1/chat/completions", 200, Outcome.SERVED, latency_s=1.0)
+    metrics.settled("/v1/chat/completions", 200, Outcome.SERVED, model="m", latency_s=1.0)
     metrics.set_gpus({0: GpuReading(0.5, 1.0, 2.0, 50.0, 100.0)})
     described: Described = {}
     for family in metrics.registry.collect():

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from sluicegate.observe.metrics import GpuReading, Metrics
+from sluicegate.observe.metrics import MODELS_MAX, GpuReading, Metrics
 from sluicegate.outcome import Outcome
 
 CHAT = "/v1/chat/completions"
@@ -228,3 +228,52 @@ def test_no_created_series(metrics: Metrics, accept: str | None) -> None:
     metrics.settled(CHAT, 200, Outcome.SERVED, latency_s=1.0)
     body, _ = metrics.expose(accept)
     assert b"_created" not in body
+
+
+# --- by model ---
+
+
+def test_requests_and_tokens_are_counted_by_model(metrics: Metrics) -> None:
+    metrics.settled(CHAT, 200, Outcome.SERVED, model="a", prompt_tokens=3, completion_tokens=5)
+    metrics.settled(CHAT, 200, Outcome.SERVED, model="a", prompt_tokens=4)
+    metrics.settled(CHAT, 429, Outcome.SHED_BUSY, model="b")
+    metrics.settled(CHAT, 404, Outcome.INVALID, model="")
+    metrics.settled(CHAT, 400, Outcome.INVALID)
+    assert value(metrics, "api_model_requests_total", model="a") == 2
+    assert value(metrics, "api_model_requests_total", model="b") == 1
+    assert value(metrics, "api_model_requests_total", model="other") == 1
+    assert value(metrics, "api_model_tokens_total", model="a", kind="prompt") == 7
+    assert value(metrics, "api_model_tokens_total", model="a", kind="completion") == 5
+    assert value(metrics, "api_tokens_total", kind="prompt") == 7
+
+
+def test_models_that_are_served_are_there_from_the_start(metrics: Metrics) -> None:
+    assert value(metrics, "api_model_requests_total", model="other") == 0
+    metrics.serves(["a", "b"])
+    metrics.serves(["a"])
+    assert value(metrics, "api_model_requests_total", model="b") == 0
+    assert value(metrics, "api_model_tokens_total", model="b", kind="completion") == 0
+    assert len(series(metrics, "api_model_requests_total")) == 3
+
+
+def test_there_are_no_more_models_than_the_bound(metrics: Metrics) -> None:
+    metrics.serves(f"adapter-{number}" for number in range(MODELS_MAX))
+    for number in range(1000):
+        metrics.settled(CHAT, 200, Outcome.SERVED, model=f"more-{number}", completion_tokens=1)
+    metrics.settled(CHAT, 200, Outcome.SERVED, model="adapter-31", completion_tokens=1)
+    metrics.settled(CHAT, 200, Outcome.SERVED, model="other", completion_tokens=1)
+    assert len(series(metrics, "api_model_requests_total")) == MODELS_MAX + 1
+    assert value(metrics, "api_model_requests_total", model="other") == 1001
+    assert value(metrics, "api_model_tokens_total", model="other", kind="completion") == 1001
+    assert value(metrics, "api_model_requests_total", model="adapter-31") == 1
+
+
+def test_reloads_are_counted_and_the_last_one_is_shown(metrics: Metrics) -> None:
+    assert value(metrics, "api_config_last_reload_successful") == 1
+    assert value(metrics, "api_config_reloads_total", result="refused") == 0
+    metrics.config_reloaded(applied=False)
+    assert value(metrics, "api_config_last_reload_successful") == 0
+    metrics.config_reloaded(applied=True)
+    assert value(metrics, "api_config_last_reload_successful") == 1
+    assert value(metrics, "api_config_reloads_total", result="applied") == 1
+    assert value(metrics, "api_config_reloads_total", result="refused") == 1
