@@ -227,7 +227,7 @@ async def test_a_body_without_model_gets_the_configured_or_the_engines_first(con
 
 
 async def test_requests_are_counted_for_the_model_that_they_are_for() -> None:
-    async with gate() as (engine, running):
+    async with gate() as (_, running):
         await ask(running, post(CHAT, question()))
         await ask(running, post(CHAT, {"messages": [{"role": "user", "content": "Hm?"}]}))
         await ask(running, post("/tokenize", {"prompt": "Hm?"}))
