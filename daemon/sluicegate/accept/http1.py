@@ -23,6 +23,10 @@ from ..openai.routes import ENDPOINTS
 from .handler import Handler, Unmatched
 from .intake import LINGER_S, declared_length, make_request, new_id, too_slow
 
+#: How long a new connection may take for its first request once we are closing (seconds). One that a client opened to
+#: send it at once must not be cut off; one that was opened for later may.
+FIRST_REQUEST_S = 1.0
+
 #: Bytes per read; most requests come in one.
 READ_SIZE = 65536
 
@@ -49,6 +53,7 @@ class Http1Connection:
     def __init__(self, sock: socket.socket, handler: Handler, config: Live, unmatched: Unmatched) -> None:
         self.sock = sock
         self.closing = False
+        self.fresh = True  # no request has come yet
         self._handler = handler
         self._config = config
         self._unmatched = unmatched
@@ -61,8 +66,9 @@ class Http1Connection:
         """Serve requests until the connection is to be closed. HandOver if it is for Hypercorn."""
         # One scope for all of the connection's requests: whatever is going on when the peer leaves, it is the last.
         with self._scope:
-            while not self.closing:
+            while self.fresh or not self.closing:
                 head = await self._next_head()
+                self.fresh = False
                 if head is None or not await self._serve_one(head):
                     return
 
@@ -71,10 +77,10 @@ class Http1Connection:
         self._scope.cancel()
 
     def close_soon(self) -> None:
-        """Close now if idle, else after the present answer."""
+        """Close now if idle, else after the present answer. One on which nothing came yet is given a moment."""
         self.closing = True
         if self._idle is not None:
-            self._idle.cancel()
+            self._idle.deadline = min(self._idle.deadline, trio.current_time() + FIRST_REQUEST_S * self.fresh)
 
     async def _serve_one(self, head: "_Head") -> bool:
         """Serve one request; whether the connection can take another."""
@@ -97,7 +103,8 @@ class Http1Connection:
         config = self._config.current
         timeouts, limits = config.timeouts, config.limits
         buffer = self._buffer
-        deadline = trio.current_time() + (timeouts.head_read_s if buffer else timeouts.keep_alive_s)
+        patience = timeouts.head_read_s if buffer else FIRST_REQUEST_S if self.closing else timeouts.keep_alive_s
+        deadline = trio.current_time() + patience
         searched = 0
         while (end := buffer.find(_END_OF_HEAD, searched)) < 0 and len(buffer) <= limits.header_max_bytes:
             if buffer and not _plausible(buffer):

@@ -26,7 +26,7 @@ from ..exchange import ClientGone, ClientStalled
 from .accepting import accept_forever
 from .handler import Handler, Peer, Unmatched, present_peer
 from .hangups import Hangups
-from .http1 import PIECE, HandOver, Http1Connection, reset_on_close
+from .http1 import FIRST_REQUEST_S, PIECE, HandOver, Http1Connection, reset_on_close
 
 #: Connections that the kernel completes for us before we accept them.
 BACKLOG = 1024
@@ -156,6 +156,7 @@ class Listening:
         self._hypercorn = hypercorn_config(config.current)
         self._hangups = Hangups()
         self._fast: set[Http1Connection] = set()
+        self._left = trio.lowlevel.ParkingLot()  # who waits for connections to leave
         self._closing = False
         self.connections = 0
 
@@ -180,11 +181,19 @@ class Listening:
             connection.closing = True
 
     async def close_idle(self) -> None:
-        """Close idle connections now, and every other one after the answer that it waits for."""
+        """Close idle connections now, and every other one after the answer that it waits for.
+
+        Returns when new ones have had their moment for a first request, and its answer if there was one.
+        """
         self._closing = True
+        await trio.lowlevel.checkpoint()  # what was accepted in this very step begins
         for connection in self._fast:
             connection.close_soon()
         await self._context.terminated.set()
+        fresh = {connection for connection in self._fast if connection.fresh}
+        with trio.move_on_after(2 * FIRST_REQUEST_S):
+            while not fresh.isdisjoint(self._fast):
+                await self._left.park()
 
     def close(self) -> None:
         """Free what was held for all connections; when none is left."""
@@ -225,6 +234,7 @@ class Listening:
         finally:
             self._hangups.unregister(sock)
             self._fast.discard(connection)
+            self._left.unpark_all()
 
 
 async def _turn_away(sock: socket.socket) -> None:
