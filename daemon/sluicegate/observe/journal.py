@@ -14,8 +14,8 @@ SOCKET = "/run/systemd/journal/socket"
 #: Largest entry (bytes): the line of text in it is bounded as any line is, and its fields are the same text once more.
 ENTRY_MAX_BYTES = 12 * 1024
 
-#: Longer values are written by their length (bytes), as those with a line break must be.
-INLINE_MAX_BYTES = 256
+#: Longer values are written by their length (characters), as those with a line break must be.
+INLINE_MAX_CHARS = 256
 
 #: How long one entry waits for a journald that is behind (milliseconds); see Sink.
 _PATIENCE_MS = 2
@@ -23,14 +23,14 @@ _PATIENCE_MS = 2
 
 def entry(fields: Iterable[tuple[str, str]]) -> bytes:
     """Fields as journald reads them. Names are upper case letters, digits and underscores, and begin with a letter."""
-    parts = []
-    for name, text in fields:
-        value = text.encode(errors="replace")
-        if len(value) <= INLINE_MAX_BYTES and b"\n" not in value:
-            parts.append(b"%s=%s\n" % (name.encode("ascii"), value))
+    inline, by_length = [], []
+    for name, value in fields:
+        if len(value) <= INLINE_MAX_CHARS and "\n" not in value:
+            inline.append(f"{name}={value}\n")
         else:
-            parts.append(b"%s\n%s%s\n" % (name.encode("ascii"), len(value).to_bytes(8, "little"), value))
-    return b"".join(parts)
+            data = value.encode(errors="replace")
+            by_length.append(b"%s\n%s%s\n" % (name.encode("ascii"), len(data).to_bytes(8, "little"), data))
+    return b"".join(["".join(inline).encode(errors="replace"), *by_length])
 
 
 class Journal:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.observe.journal import ENTRY_MAX_BYTES, INLINE_MAX_BYTES, Journal, entry
+from sluicegate.observe.journal import ENTRY_MAX_BYTES, INLINE_MAX_CHARS, Journal, entry
 from sluicegate.observe.logs import Fields, Log
 
 
@@ -127,7 +127,7 @@ def test_every_level_has_its_priority(rig: Rig) -> None:
 
 
 def test_a_long_value_goes_by_its_length(rig: Rig) -> None:
-    detail = "y" * (INLINE_MAX_BYTES + 1)
+    detail = "y" * (INLINE_MAX_CHARS + 1)
     rig.log.info("long", detail=detail)
     (received,) = rig.journald.received()
     assert received["SLUICEGATE_DETAIL"] == detail
