@@ -173,8 +173,11 @@ class Gateway:
             waiting=lambda: admission.waiting,
             max_active=lambda: admission.config.max_active,
             queue_limit=lambda: admission.config.queue_max,
+            queue_timeout_s=lambda: admission.config.queue_timeout_s,
         )
-        self.metrics.bind_client_connections(lambda: self.listening.connections)
+        self.metrics.bind_client_connections(
+            lambda: self.listening.connections, limit=lambda: self.config.limits.connections_max
+        )
         self.metrics.bind_engine_connections(
             idle=lambda: sum(pool.idle for pool in pools), busy=lambda: sum(pool.busy for pool in pools)
         )

@@ -96,13 +96,15 @@ def test_the_status_label_is_an_http_status_or_none(metrics: Metrics, status: in
 
 def test_gate_and_connections_are_read_at_the_scrape(metrics: Metrics) -> None:
     state = {"active": 1, "waiting": 2, "slots": 3, "limit": 4, "clients": 5, "idle": 6, "busy": 7}
+    state |= {"timeout": 8, "connections": 9}
     metrics.bind_gate(
         active=lambda: state["active"],
         waiting=lambda: state["waiting"],
         max_active=lambda: state["slots"],
         queue_limit=lambda: state["limit"],
+        queue_timeout_s=lambda: state["timeout"],
     )
-    metrics.bind_client_connections(lambda: state["clients"])
+    metrics.bind_client_connections(lambda: state["clients"], limit=lambda: state["connections"])
     metrics.bind_engine_connections(idle=lambda: state["idle"], busy=lambda: state["busy"])
 
     def seen() -> list[float | None]:
@@ -114,11 +116,13 @@ def test_gate_and_connections_are_read_at_the_scrape(metrics: Metrics) -> None:
             value(metrics, "api_client_connections"),
             value(metrics, "api_engine_connections", state="idle"),
             value(metrics, "api_engine_connections", state="busy"),
+            value(metrics, "api_queue_timeout_seconds"),
+            value(metrics, "api_client_connections_limit"),
         ]
 
-    assert seen() == [1, 2, 3, 4, 5, 6, 7]
+    assert seen() == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     state |= {"active": 10, "busy": 70}
-    assert seen() == [10, 2, 3, 4, 5, 6, 70]
+    assert seen() == [10, 2, 3, 4, 5, 6, 70, 8, 9]
 
 
 def test_engine_up_and_build_info(metrics: Metrics) -> None:
