@@ -10,6 +10,7 @@ from sluicegate.admit.controller import Admission
 from sluicegate.config.schema import AdmissionConfig
 from sluicegate.watchdog import feed
 from tests.unit.observe.captured import Captured
+from tests.unit.relay.flows import PATIENCE_S, beat, freeze, open_pump, until
 
 WITHIN_S = 10.0
 
@@ -119,3 +120,35 @@ async def test_an_event_loop_that_stood_still_says_so_when_it_goes_on(mock_clock
         mock_clock.jump(WITHIN_S / 2)
         await wait_all_tasks_blocked()
         assert it.wedged == []
+
+
+async def test_a_pump_whose_thread_stands_still_starves_it() -> None:
+    """In real time, which the thread's is."""
+    async with open_pump() as flows:
+        signs = 0
+        news = trio.lowlevel.ParkingLot()
+
+        def alive() -> None:
+            nonlocal signs
+            signs += 1
+            news.unpark_all()
+
+        async with trio.open_nursery() as nursery:
+            log = Captured("json")
+            nursery.start_soon(feed, alive, 0.1, {"the pump": flows.pump.prove}, log.log)
+            with trio.fail_after(PATIENCE_S):
+                while signs < 3:
+                    await news.park()
+                thaw = freeze(flows.pump)
+                await until(lambda: bool(flows.pump._orders))
+            before = signs
+            await beat(0.3)
+            assert signs == before
+            thaw.set()
+            with trio.fail_after(PATIENCE_S):
+                while signs < before + 2:
+                    await news.park()
+            nursery.cancel_scope.cancel()
+        (line,) = log.objects()
+        assert line["detail"] == "the pump: no progress, so systemd gets no sign until there is some"
+        log.close()

@@ -10,6 +10,7 @@ from sluicegate.config.address import (
     Notation,
     TcpAddress,
     UnixAddress,
+    describes,
     parse_engine,
     parse_listen,
     reaches,
@@ -165,3 +166,27 @@ def test_no_text_raises_anything_else(parse: type, text: str) -> None:
     except SettingError:
         return
     assert isinstance(address, TcpAddress | UnixAddress)
+
+
+@pytest.mark.parametrize(
+    ("listen", "bound", "same"),
+    [
+        ("127.0.0.1:8080", "127.0.0.1:8080", True),
+        ("127.0.0.1:0", "127.0.0.1:8080", True),
+        ("localhost:8080", "127.0.0.1:8080", True),
+        ("localhost:8080", "[::1]:8080", True),
+        ("[0::1]:8080", "[::1]:8080", True),
+        ("gpu1.example:8080", "192.0.2.7:8080", True),  # names are not resolved
+        ("gpu1.example:80", "192.0.2.7:8080", False),
+        ("127.0.0.1:8080", "0.0.0.0:8080", False),
+        ("0.0.0.0:8080", "127.0.0.1:8080", False),
+        ("127.0.0.1:8080", "127.0.0.1:8081", False),
+        ("localhost:8080", "192.0.2.7:8080", False),
+        ("unix:/run/a.sock", "unix:/run/./a.sock", True),
+        ("unix:/run/a.sock", "unix:/run/b.sock", False),
+        ("unix:/run/a.sock", "127.0.0.1:8080", False),
+        ("127.0.0.1:8080", "unix:/run/a.sock", False),
+    ],
+)
+def test_whether_a_socket_is_the_one_that_was_configured(listen: str, bound: str, same: bool) -> None:
+    assert describes(parse_listen(listen), parse_listen(bound)) is same
