@@ -67,10 +67,14 @@ class Run:
         ignored = [task for task in self.tasks if task.result.get("ignore_errors")]
         return [task for task in self.tasks if task.state in ("failed", "unreachable") and task not in ignored]
 
+    @property
+    def report(self) -> str:
+        """The tasks that failed, or the last of what was printed if it was none of them."""
+        return "\n".join(map(str, self.failed)) or self.output[-3000:]
+
     def succeeded(self) -> "Run":
-        """Itself; raises AssertionError with the tasks that failed."""
-        said = "\n".join(map(str, self.failed)) or self.output[-3000:]
-        assert self.status == 0, f"ansible-playbook {self.name} ended with {self.status}:\n{said}"
+        """Itself; raises AssertionError with its report."""
+        assert self.status == 0, f"ansible-playbook {self.name} ended with {self.status}:\n{self.report}"
         return self
 
 
