@@ -1,5 +1,6 @@
 """What this machine has for an engine to run on."""
 
+import ctypes
 import shutil
 import sysconfig
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ from .errors import EmbeddedError
 # The vLLM wheels of the package index are built for CUDA 13 since 0.33; on a driver of CUDA 12 they fail at the first
 # kernel. NVML reports 13000 for 13.0.
 CUDA_OF_THE_WHEELS = 13000
+
+
+# What vLLM's CPU build is linked against and does not bring; without it the engine starts and knows no operator.
+CPU_LIBRARY = "libnuma.so.1"
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,24 @@ def require_gpu_tools(hardware: Hardware) -> None:
         raise EmbeddedError(
             "vLLM on a GPU compiles kernels when it starts and needs a C compiler and Python's headers for that: "
             "install them (on Debian and Ubuntu: apt install gcc python3-dev) and run it again."
+        )
+
+
+def has_library(name: str) -> bool:
+    """Whether the dynamic linker finds this library."""
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
+def require_cpu_library(found: bool) -> None:
+    """What vLLM on the CPU would miss after minutes of downloading, said before."""
+    if not found:
+        raise EmbeddedError(
+            f"vLLM on the CPU needs the library {CPU_LIBRARY}: install it (on Debian and Ubuntu: apt install libnuma1) "
+            "and run it again."
         )
 
 

@@ -34,6 +34,7 @@ class Outside:
     python: Path
     look: Callable[[], hardware.Hardware] = hardware.look
     free: Callable[[Path], int] = store.free_bytes
+    has_library: Callable[[str], bool] = hardware.has_library
 
 
 def this_machine() -> Outside:

@@ -52,6 +52,8 @@ def prepare(cache: Path, progress: Progress, *, cpu: bool = False, outside: Outs
     if made:
         if device == "gpu":
             hardware.require_gpu_tools(found)
+        else:
+            hardware.require_cpu_library(outside.has_library(hardware.CPU_LIBRARY))
         try:
             with store.lock(cache, progress.say) as lock:
                 _make(parts, Preparation(cache, recipe, progress, outside, lock))

@@ -43,3 +43,8 @@ def test_counts_the_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compil
     assert hardware.look() == Hardware(gpus=2, cuda=13010, compiler=compiler)
     (tmp_path / "Python.h").unlink()
     assert hardware.look() == Hardware(gpus=2, cuda=13010, compiler=False)
+
+
+def test_a_library_is_found_or_not() -> None:
+    assert hardware.has_library("libc.so.6")
+    assert not hardware.has_library("libnobody-has.so.0")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sluicegate.embedded.errors import EmbeddedError
-from sluicegate.embedded.hardware import Hardware
+from sluicegate.embedded.hardware import CPU_LIBRARY, Hardware
 from sluicegate.embedded.pins import PINS
 from sluicegate.embedded.pip import NoMatchError
 from sluicegate.embedded.prepare import EnginePaths, prepare
@@ -349,6 +349,12 @@ def test_says_before_the_download_what_a_gpu_machine_lacks(world: World, hardwar
     world.hardware = hardware
     with pytest.raises(EmbeddedError, match=reason):
         prepared(world)
+    assert world.pip_calls() == []
+
+
+def test_says_before_the_download_what_a_machine_without_a_gpu_lacks(world: World) -> None:
+    world.lacking = {CPU_LIBRARY}
+    assert "apt install libnuma1" in refusal(world)
     assert world.pip_calls() == []
 
 

@@ -21,12 +21,13 @@ PATIENCE_S = 30.0
 
 
 class World:
-    """`directory` is the test's own; `hardware` and `free` are what the machine claims to have."""
+    """`directory` is the test's own; `hardware` and `free` are what the machine claims to have, `lacking` what not."""
 
     def __init__(self, directory: Path, *, hardware: Hardware = NO_GPU, free: int = 10**12) -> None:
         self.directory = directory
         self.cache = directory / "cache"
         self.hardware = hardware
+        self.lacking: set[str] = set()
         self.free = free
         self.variables: dict[str, str] = {}
         self.python = directory / "python"
@@ -66,7 +67,13 @@ class World:
 
     @property
     def outside(self) -> Outside:
-        return Outside(self.environ, self.python, look=lambda: self.hardware, free=lambda _: self.free)
+        return Outside(
+            self.environ,
+            self.python,
+            look=lambda: self.hardware,
+            free=lambda _: self.free,
+            has_library=lambda name: name not in self.lacking,
+        )
 
     def use_cache(self, prepared: Path) -> None:
         """Have everything prepared already; the programs find their world by FAKE_WORLD, so the copy is as good."""
