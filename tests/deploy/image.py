@@ -57,7 +57,8 @@ def base_image(outside: Outside) -> Path:
 
 
 def _make(root: Path, outside: Outside) -> None:
-    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root), outside.debian]
+    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root)]
+    command += [outside.debian] if outside.debian else []
     result = subprocess.run(command, capture_output=True, text=True, timeout=DEBOOTSTRAP_S)
     assert result.returncode == 0, (
         f"debootstrap failed; its last lines:\n{result.stdout[-3000:]}{result.stderr[-1000:]}"

