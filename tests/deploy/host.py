@@ -81,7 +81,9 @@ class Host:
         """ssh's options: nothing of the user's own configuration has a say."""
         return f"-F none -o UserKnownHostsFile={self.directory / 'known_hosts'} -o StrictHostKeyChecking=yes"
 
-    def run(self, *argv: str, check: bool = True, timeout: float = COMMAND_S) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *argv: str, check: bool = True, stdin: str = "", timeout: float = COMMAND_S
+    ) -> subprocess.CompletedProcess[str]:
         """Run a program as root on the host; unless `check` is false, a failing one is an AssertionError."""
         result = subprocess.run(
             [
@@ -96,6 +98,7 @@ class Host:
                 "HOME=/root",
                 *argv,
             ],
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=timeout,
