@@ -203,7 +203,10 @@ def test_listeners_are_exactly_as_intended(built: Deployment) -> None:
         # The socket's first holder is systemd; who answers there is the last.
         names = re.findall(r'"([^"]+)"', columns[5])
         found[columns[3]] = next((name for name in names if name != "systemd"), names[0])
-    assert found == LISTENERS
+    # vLLM's worker, on ports that the kernel chooses: how PyTorch's processes find each other.
+    workers = {address for address, name in found.items() if name.startswith("VLLM::")}
+    assert {address.rpartition(":")[0] for address in workers} <= {"127.0.0.1"}
+    assert {address: name for address, name in found.items() if address not in workers} == LISTENERS
     assert built.host.output("ss", "--listening", "--udp", "--no-header") == ""
 
 
