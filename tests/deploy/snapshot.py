@@ -42,9 +42,11 @@ def take(host: Host) -> Snapshot:
     """Look at everything; about a second."""
     prunes = [word for path in IGNORED for word in ("-path", path, "-o")]
     listing = host.output("find", "/", "-xdev", "(", *prunes[:-1], ")", "-prune", "-o", "-printf", FORMAT)
+    units = host.output("systemctl", "list-unit-files", "--no-legend", "--plain")
     return Snapshot(
         dict(line.split("|", 1) for line in listing.splitlines()),
         frozenset(host.output("getent", "passwd").splitlines() + host.output("getent", "group").splitlines()),
         frozenset(host.output("dpkg-query", "--show", "--showformat=${db:Status-Abbrev} ${Package}\n").splitlines()),
-        frozenset(host.output("systemctl", "list-unit-files", "--no-legend", "--plain").splitlines()),
+        # Sessions of users come and go; theirs are transient.
+        frozenset(line for line in units.splitlines() if "transient" not in line.split()),
     )
