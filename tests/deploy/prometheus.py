@@ -43,5 +43,5 @@ class Prometheus:
         return [{**rule, "group": group["name"]} for group in groups for rule in group["rules"]]
 
     def metric_names(self) -> set[str]:
-        """Every metric that anybody has exported, and every recorded one."""
-        return set(self.get("label/__name__/values"))
+        """Every metric that anybody has exported, if only by its name, and every recorded one."""
+        return set(self.get("label/__name__/values")) | set(self.get("metadata"))

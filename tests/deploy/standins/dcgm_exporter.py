@@ -19,6 +19,8 @@ from pathlib import Path
 GPUS = 2
 MIB = 81559
 STARTED = time.time()
+#: "GPU stopped processing": a program's fault, not the GPU's.
+XID = 43
 
 
 def _load(gpu: int) -> float:
@@ -48,7 +50,8 @@ FIELDS: dict[str, Callable[[int], float]] = {
     "DCGM_FI_DEV_MEM_COPY_UTIL": lambda gpu: 60 * _load(gpu),
     "DCGM_FI_DEV_ENC_UTIL": lambda _: 0,
     "DCGM_FI_DEV_DEC_UTIL": lambda _: 0,
-    "DCGM_FI_DEV_XID_ERRORS": lambda _: 0,
+    # The second GPU has had a fault, and keeps its number, as a GPU does.
+    "DCGM_FI_DEV_XID_ERRORS": lambda gpu: XID if gpu == 1 else 0,
     "DCGM_FI_DEV_CLOCKS_EVENT_REASONS": lambda _: 0,
     "DCGM_FI_DEV_POWER_VIOLATION": lambda _: 0,
     "DCGM_FI_DEV_THERMAL_VIOLATION": lambda _: 0,
@@ -115,7 +118,11 @@ def metrics(wanted: list[tuple[str, str, str]]) -> str:
                 "DCGM_FI_DRIVER_VERSION": "580.95.05",
             }
             if field == "DCGM_FI_DEV_XID_ERRORS":
-                labels |= {"err_code": 0, "err_msg": "No Error"}
+                labels |= (
+                    {"err_code": XID, "err_msg": "GPU stopped processing"}
+                    if gpu == 1
+                    else {"err_code": 0, "err_msg": "No Error"}
+                )
             joined = ",".join(f'{name}="{value}"' for name, value in labels.items())
             lines.append(f"{field}{{{joined}}} {FIELDS[field](gpu):f}")
     return "\n".join(lines) + "\n"
