@@ -7,7 +7,7 @@ from tests.deploy.host import ADMIN, Host
 #: Where the system itself keeps changing things, and where Ansible and apt leave their caches and logs.
 IGNORED = (
     "/dev", "/proc", "/run", "/sys", "/tmp", "/var/cache", "/var/lib/apt", "/var/lib/dpkg", "/var/log", "/var/tmp",
-    "/var/lib/systemd", "/root/.ansible", f"/home/{ADMIN}/.ansible", "/etc/ld.so.cache", "/usr/lib/locale",
+    "/var/lib/systemd", "/root/.ansible", f"/home/{ADMIN}", "/etc/ld.so.cache", "/usr/lib/locale",
 )  # fmt: skip
 
 #: Path, type, mode, owner, group and what tells one content from another cheaply: size and time of the last change.

@@ -1,17 +1,20 @@
 """Clients of the deployed gateway: they ask through its port, from outside of the host."""
 
-import json
 import random
+import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
-import trio
 
 #: The model is small and the host shares two cores with Prometheus: an answer of this many tokens takes seconds.
 TOKENS = 24
+
+#: Clients at a time: more than the gateway has slots and places in its line.
+CROWD = 6
 
 #: Longer than everything the gateway allows itself (seconds).
 PATIENCE_S = 120.0
@@ -23,12 +26,10 @@ class Gateway:
 
     url: str
 
-    def chat(self, content: str, *, tokens: int = TOKENS, request_id: str = "") -> dict[str, Any]:
+    def chat(self, content: str, *, request_id: str = "") -> dict[str, Any]:
         """Ask, and give the whole answer; another status than 200 is an AssertionError."""
         headers = {"x-request-id": request_id} if request_id else {}
-        answer = httpx2.post(
-            f"{self.url}/v1/chat/completions", json=question(content, tokens), headers=headers, timeout=PATIENCE_S
-        )
+        answer = httpx2.post(f"{self.url}{CHAT}", json=question(content, TOKENS), headers=headers, timeout=PATIENCE_S)
         assert answer.status_code == 200, f"{answer.status_code}: {answer.text}"
         body: dict[str, Any] = answer.json()
         return body
@@ -46,6 +47,13 @@ class Gateway:
         except httpx2.TransportError:
             return 0
 
+    def stream(self, content: str, tokens: int) -> "Stream":
+        """A stream of so many tokens; it begins when it is read."""
+        return Stream(self, question(content, tokens, stream=True, ignore_eos=True))
+
+
+CHAT = "/v1/chat/completions"
+
 
 def question(content: str, tokens: int, **more: object) -> dict[str, object]:
     """The body of a chat."""
@@ -54,67 +62,61 @@ def question(content: str, tokens: int, **more: object) -> dict[str, object]:
 
 @dataclass
 class Stream:
-    """A stream under way: what came of it so far."""
+    """A stream, and what came of it so far. To stop reading it is to leave."""
 
-    events: list[str]
+    gateway: Gateway
+    body: dict[str, object]
+    events: list[str] = field(default_factory=list)
     status: int = 0
-    broken: str = ""
 
-    @property
-    def whole(self) -> bool:
-        """Whether it came to its end, in the way in which whole streams end."""
-        return self.status == 200 and not self.broken and bool(self.events) and self.events[-1] == "[DONE]"
-
-
-async def stream(client: httpx2.AsyncClient, seen: Stream, content: str, tokens: int) -> AsyncIterator[str]:
-    """Ask for a stream and give its events as they come, which `seen` keeps."""
-    body = question(content, tokens, stream=True, ignore_eos=True)
-    try:
-        async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
-            seen.status = answer.status_code
-            async for line in answer.aiter_lines():
+    def read(self) -> Iterator[str]:
+        """The events as they come; a connection that breaks is httpx2's TransportError."""
+        with httpx2.stream("POST", f"{self.gateway.url}{CHAT}", json=self.body, timeout=PATIENCE_S) as answer:
+            self.status = answer.status_code
+            for line in answer.iter_lines():
                 if line.startswith("data: "):
-                    seen.events.append(line.removeprefix("data: "))
-                    yield seen.events[-1]
-    except httpx2.TransportError as error:
-        seen.broken = repr(error)
+                    self.events.append(line.removeprefix("data: "))
+                    yield self.events[-1]
 
 
-async def crowd(gateway: Gateway, seconds: float) -> Counter[str]:
-    """All that clients do, for a while: ask, stream, leave in the middle, ask nonsense. More than the gateway admits.
+def crowd(gateway: Gateway, seconds: float) -> Counter[str]:
+    """All that clients do, for a while: ask, stream, leave in the middle, ask nonsense.
 
     Gives how often each happened, by the status of the answer or "left".
     """
+    deadline = time.monotonic() + seconds
+    with ThreadPoolExecutor(CROWD) as pool:
+        return sum(pool.map(lambda number: _visitor(gateway, number, deadline), range(CROWD)), Counter())
+
+
+def _visitor(gateway: Gateway, number: int, deadline: float) -> Counter[str]:
     seen: Counter[str] = Counter()
-    async with (
-        httpx2.AsyncClient(base_url=gateway.url, timeout=PATIENCE_S) as client,
-        trio.open_nursery() as nursery,
-    ):
-        deadline = trio.current_time() + seconds
-        for number in range(6):
-            nursery.start_soon(_visitor, client, number, deadline, seen)
+    chance = random.Random(number)
+    while time.monotonic() < deadline:
+        match chance.choice(["whole", "stream", "leaver", "completion", "nonsense"]):
+            case "stream":
+                stream = gateway.stream("Tell me about rivers.", TOKENS)
+                for _ in stream.read():
+                    pass
+                seen[str(stream.status)] += 1
+            case "leaver":
+                stream = gateway.stream("Tell me about mountains.", TOKENS)
+                reading = stream.read()
+                for _ in reading:
+                    if len(stream.events) > 3:
+                        break
+                reading.close()  # type: ignore[attr-defined]
+                seen["left" if stream.status == 200 else str(stream.status)] += 1
+            case "whole":
+                seen[_ask(gateway, CHAT, question("What is the capital of France?", TOKENS))] += 1
+            case "completion":
+                seen[_ask(gateway, "/v1/completions", {"prompt": "Once upon a time", "max_tokens": TOKENS})] += 1
+            case "nonsense":
+                seen[_ask(gateway, CHAT, {"messages": "none", "max_tokens": -1})] += 1
+        # Whoever is turned away comes back after a moment, not at once.
+        time.sleep(chance.uniform(0.1, 1.0))
     return seen
 
 
-async def _visitor(client: httpx2.AsyncClient, number: int, deadline: float, seen: Counter[str]) -> None:
-    chance = random.Random(number)
-    while trio.current_time() < deadline:
-        kind = chance.choice(["whole", "stream", "leaver", "completion", "nonsense"])
-        if kind in ("stream", "leaver"):
-            state = Stream([])
-            events = stream(client, state, "Tell me about rivers.", TOKENS)
-            async for _ in events:
-                if kind == "leaver" and len(state.events) > 3:
-                    await events.aclose()  # type: ignore[attr-defined]
-                    break
-            seen["left" if kind == "leaver" and state.status == 200 else str(state.status)] += 1
-        else:
-            path, body = {
-                "whole": ("/v1/chat/completions", question("What is the capital of France?", TOKENS)),
-                "completion": ("/v1/completions", {"prompt": "Once upon a time", "max_tokens": TOKENS}),
-                "nonsense": ("/v1/chat/completions", {"messages": "none", "max_tokens": -1}),
-            }[kind]
-            answer = await client.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
-            seen[str(answer.status_code)] += 1
-        # A client that is turned away comes back after a moment, not at once.
-        await trio.sleep(chance.uniform(0.05, 0.3))
+def _ask(gateway: Gateway, path: str, body: dict[str, object]) -> str:
+    return str(httpx2.post(f"{gateway.url}{path}", json=body, timeout=PATIENCE_S).status_code)
