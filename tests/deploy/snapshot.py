@@ -8,6 +8,9 @@ from tests.deploy.host import ADMIN, Host
 IGNORED = (
     "/dev", "/proc", "/run", "/sys", "/tmp", "/var/cache", "/var/lib/apt", "/var/lib/dpkg", "/var/log", "/var/tmp",
     "/var/lib/systemd", "/root/.ansible", f"/home/{ADMIN}", "/etc/ld.so.cache", "/usr/lib/locale",
+    # Accounts are compared one by one.
+    "/etc/group", "/etc/group-", "/etc/gshadow", "/etc/gshadow-", "/etc/passwd", "/etc/passwd-", "/etc/shadow",
+    "/etc/shadow-", "/etc/subuid", "/etc/subuid-", "/etc/subgid", "/etc/subgid-",
 )  # fmt: skip
 
 #: Path, type, mode, owner, group and what tells one content from another cheaply: size and time of the last change.
@@ -50,3 +53,11 @@ def take(host: Host) -> Snapshot:
         # Sessions of users come and go; theirs are transient.
         frozenset(line for line in units.splitlines() if "transient" not in line.split()),
     )
+
+
+def files_of(host: Host, packages: list[str]) -> set[str]:
+    """All files of these packages, as they are named since /bin, /lib and /sbin are links into /usr."""
+    if not packages:
+        return set()
+    listed = host.output("dpkg", "--listfiles", *packages).splitlines()
+    return {f"/usr{path}" if path.startswith(("/bin/", "/lib/", "/sbin/")) else path for path in listed}

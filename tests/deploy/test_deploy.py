@@ -60,10 +60,21 @@ LISTENERS = {
 #: stand beside DCGM's.
 NVML = re.compile("api_gpu_(?!available$)")
 
-#: What an uninstall without the data may leave.
+#: What an uninstall without the data may leave: databases, who owns them, and the key that Grafana's is encrypted with.
 DATA = re.compile(
-    r"new: /var/lib/(sluicegate|vllm|prometheus|grafana)(/|$)|accounts: \+ (sluicegate|vllm|prometheus|grafana):"
+    r"new: /var/lib/(sluicegate|vllm|prometheus|grafana)(/|$)"
+    r"|accounts: \+ (sluicegate|vllm|prometheus|grafana):"
+    r"|new: /etc/grafana(/credentials(/secret-key)?)?$"
+    r"|packages: \+ rc +grafana$"
 )
+
+#: What scripts of Debian's packages made, of netbase and javascript-common, which belongs to no package.
+BY_INSTALLATION = {
+    "/etc/networks",
+    "/etc/lighttpd",
+    "/etc/lighttpd/conf-enabled",
+    "/etc/lighttpd/conf-enabled/90-javascript-alias.conf",
+}
 
 SECRETS = (
     "/etc/sluicegate/sluicegate.toml",
@@ -459,9 +470,21 @@ def _left(built: Deployment) -> list[str]:
     """What is on the host that was not there before, but for Debian's packages, which others may use by now."""
     now = snapshot.take(built.host)
     added = sorted(line.split()[-1] for line in now.packages - built.fresh.packages if line.startswith("ii"))
-    owned = set(built.host.output("dpkg", "--listfiles", *added).splitlines()) if added else set()
-    lines = [line for line in now.changes(built.fresh) if not line.startswith("packages: + ii")]
-    return [line for line in lines if line.removeprefix("new: ") not in owned]
+    owned = snapshot.files_of(built.host, added)
+    return [line for line in now.changes(built.fresh) if not _of_a_package(line, owned)]
+
+
+def _of_a_package(line: str, owned: set[str]) -> bool:
+    """Whether a change is an installed package, a file of one or what its installation made of it."""
+    kind, _, what = line.partition(": ")
+    match kind:
+        case "packages":
+            return what.startswith("+ ii")
+        case "units":
+            return f"/usr/lib/systemd/system/{what.split()[1]}" in owned
+        case "new":
+            return what in owned or "/__pycache__" in what or what in BY_INSTALLATION
+    return False
 
 
 def _configure(host: Host, old: str, new: str) -> None:
