@@ -63,10 +63,13 @@ NVML = re.compile("api_gpu_(?!available$)")
 #: What an uninstall without the data may leave: databases, who owns them, and the key that Grafana's is encrypted with.
 DATA = re.compile(
     r"new: /var/lib/(sluicegate|vllm|prometheus|grafana)(/|$)"
-    r"|accounts: \+ (sluicegate|vllm|prometheus|grafana):"
+    r"|accounts: \+ (sluicegate|vllm):"
     r"|new: /etc/grafana(/credentials(/secret-key)?)?$"
     r"|packages: \+ rc +grafana$"
 )
+
+#: Packages make accounts and leave them when they go: Debian does not give their numbers to others.
+PACKAGES_ACCOUNTS = ("+ grafana:", "+ prometheus:")
 
 #: What scripts of Debian's packages made, of netbase and javascript-common, which belongs to no package.
 BY_INSTALLATION = {
@@ -480,6 +483,8 @@ def _of_a_package(line: str, owned: set[str]) -> bool:
     match kind:
         case "packages":
             return what.startswith("+ ii")
+        case "accounts":
+            return what.startswith(PACKAGES_ACCOUNTS)
         case "units":
             return f"/usr/lib/systemd/system/{what.split()[1]}" in owned
         case "new":
