@@ -18,6 +18,8 @@ from pathlib import Path
 RANGE = ipaddress.ip_network("198.18.64.0/18")
 
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+#: What it was before the first of the hosts that run now; the last one puts it back, also for one that was killed.
+FORWARDING_BEFORE = Path("/run/sluicegate-deploy-ip-forward")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def network(name: str) -> Iterator[Network]:
     addresses = _free_network()
     here, host = str(addresses[1]), str(addresses[2])
     device, mtu = _way_out()
-    forwarded = FORWARDING.read_text().strip()
+    if not FORWARDING_BEFORE.exists():
+        FORWARDING_BEFORE.write_text(FORWARDING.read_text())
     try:
         _run("ip", "netns", "add", name)
         _run("ip", "link", "add", outer, "mtu", str(mtu), "type", "veth", "peer", "name", inner, "mtu", str(mtu))
@@ -87,7 +90,8 @@ def network(name: str) -> Iterator[Network]:
     finally:
         dismantle(name)
         if not _others():
-            FORWARDING.write_text(forwarded)
+            FORWARDING.write_text(FORWARDING_BEFORE.read_text())
+            FORWARDING_BEFORE.unlink()
 
 
 def dismantle(name: str) -> None:
