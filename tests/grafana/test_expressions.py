@@ -10,7 +10,8 @@ from grafana.sluicegate_dashboards.expressions import EVENTS, FILLED, Expression
 from grafana.sluicegate_dashboards.queries import gateway, gpu
 from grafana.sluicegate_dashboards.queries.promql import quantile
 from tests.grafana import exported
-from tests.grafana.reading import boards, labels_in, metrics_in
+from tests.grafana.reading import boards
+from tests.promql import labels_in, metrics_in
 
 ALL = list(expressions())
 EVERY = [pytest.param(expression, id=f"{expression.dashboard}: {expression.where}") for expression in ALL]
@@ -68,15 +69,6 @@ def test_somebody_exports_every_metric(expression: Expression, known: set[str]) 
 @pytest.mark.parametrize("expression", EVERY)
 def test_every_label_exists(expression: Expression) -> None:
     assert labels_in(expression.text) <= exported.LABELS
-
-
-def test_the_reader_of_expressions_sees_metrics_and_labels() -> None:
-    text = (
-        'histogram_quantile(0.9, sum by (le, job) (rate(a_bucket{b=~"c, d{e}"}[5m]))) >= 0 '
-        "or x:y offset 1m * on (instance) group_left (version) z unless vector(1e6)"
-    )
-    assert metrics_in(text) == {"a_bucket", "x:y", "z"}
-    assert labels_in(text) == {"le", "job", "b", "instance", "version"}
 
 
 def outcome(kind: str, values: str) -> dict[str, str]:

@@ -12,7 +12,8 @@ from grafana.sluicegate_dashboards.names import DATA_SOURCE, RUNBOOK, Uid
 from grafana.sluicegate_dashboards.queries import objectives
 from sluicegate.observe import buckets
 from sluicegate.outcome import Outcome
-from tests.grafana.reading import ROOT, boards, panels, windows_in
+from tests.grafana.reading import ROOT, boards, panels
+from tests.promql import windows_in
 
 ALERTS = (ROOT / "prometheus" / "rules" / "alerts.yml").read_text("utf-8")
 ALERT_NAMES = re.findall(r"- alert: (\w+)", ALERTS)

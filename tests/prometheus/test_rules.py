@@ -19,6 +19,7 @@ from sluicegate.account import ledger
 from sluicegate.observe import buckets
 from sluicegate.observe.metrics import Metrics
 from sluicegate.outcome import Outcome
+from tests.promql import metrics_in
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "prometheus"
@@ -203,21 +204,9 @@ def test_links_within_the_runbook_lead_somewhere() -> None:
 
 # -- every metric is exported by somebody ----------------------------------------------------------------------------
 
-#: Words of PromQL that stand where a metric could.
-_WORDS = {"and", "or", "unless", "bool", "offset", "inf", "nan"}
-_GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)|\bgroup_(?:left|right)\b")
-
-
-def metrics_in(expression: str) -> set[str]:
-    """Names of the metrics that a PromQL expression reads."""
-    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\"[^\"]*\"", " ", expression)
-    # What is read by a regex over names reads every recorded value.
-    bare = _GROUPING.sub(" ", re.sub(r"\boffset\s+\w+", " ", bare))
-    return set(re.findall(r"(?<![\w:.])([A-Za-z_:][\w:]*)(?!\s*\(|[\w:])", bare)) - _WORDS
-
 
 def metrics_behind(expression: str) -> set[str]:
-    """The same with every recorded value replaced by what it is made of."""
+    """Names of the metrics that an expression reads, with every recorded value replaced by what it is made of."""
     found, todo = set[str](), metrics_in(expression)
     while todo:
         name = todo.pop()
@@ -250,13 +239,6 @@ def counters() -> list[list[str]]:
 def exported() -> set[str]:
     names = exported_by_the_gateway() | {row[0] for row in counters()}
     return names.union(*(listed(path) for path in (PROMETHEUS / "metrics").glob("*.txt")))
-
-
-def test_metrics_are_found_in_an_expression() -> None:
-    assert metrics_in('sum by (le) (rate(vllm:a_bucket{b="c"}[5m] offset 1h)) > bool on (d) group_left 2e9 * e:f') == {
-        "vllm:a_bucket",
-        "e:f",
-    }
 
 
 @pytest.mark.parametrize(
