@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,9 +10,20 @@ import pytest
 from grafana.sluicegate_dashboards.expressions import EVENTS, FILLED, Expression, expressions, may_be_empty
 from grafana.sluicegate_dashboards.queries import gateway, gpu
 from grafana.sluicegate_dashboards.queries.promql import quantile
-from tests.grafana import exported
-from tests.grafana.reading import boards
+from tests.exported import PROMETHEUS, exported, listed
+from tests.grafana.reading import ROOT, boards
 from tests.promql import labels_in, metrics_in
+
+#: Labels that the exporters give their metrics and Prometheus its targets.
+LABELS = frozenset(
+    {
+        *("instance", "job"),
+        *("endpoint", "status", "outcome", "kind", "state", "model", "version", "python", "result", "generation", "le"),
+        *("model_name", "engine", "finished_reason"),
+        *("gpu", "mode", "device", "fstype", "mountpoint", "name"),
+        *("alertname", "alertstate", "severity"),
+    }
+)
 
 ALL = list(expressions())
 EVERY = [pytest.param(expression, id=f"{expression.dashboard}: {expression.where}") for expression in ALL]
@@ -19,7 +31,10 @@ EVERY = [pytest.param(expression, id=f"{expression.dashboard}: {expression.where
 
 @pytest.fixture(scope="module")
 def known() -> set[str]:
-    return exported.gateway() | exported.others()
+    """Every metric that an expression may name: what is scraped, and what the rules make of it."""
+    rules = (PROMETHEUS / "rules" / "recording.yml").read_text("utf-8")
+    recorded = set(re.findall(r"record: (\S+)", rules))
+    return exported() | listed(ROOT / "grafana" / "metrics.txt") | recorded | {"ALERTS"}
 
 
 def filled(expression: str) -> str:
@@ -68,7 +83,7 @@ def test_somebody_exports_every_metric(expression: Expression, known: set[str]) 
 
 @pytest.mark.parametrize("expression", EVERY)
 def test_every_label_exists(expression: Expression) -> None:
-    assert labels_in(expression.text) <= exported.LABELS
+    assert labels_in(expression.text) <= LABELS
 
 
 def outcome(kind: str, values: str) -> dict[str, str]:

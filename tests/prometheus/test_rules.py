@@ -17,12 +17,11 @@ import yaml
 
 from sluicegate.account import ledger
 from sluicegate.observe import buckets
-from sluicegate.observe.metrics import Metrics
 from sluicegate.outcome import Outcome
+from tests.exported import PROMETHEUS, counters, exported
 from tests.promql import metrics_in
 
 ROOT = Path(__file__).parents[2]
-PROMETHEUS = ROOT / "prometheus"
 RUNBOOK = ROOT / "docs" / "runbook.md"
 TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 
@@ -215,30 +214,6 @@ def metrics_behind(expression: str) -> set[str]:
         else:
             found.add(name)
     return found
-
-
-def listed(path: Path) -> set[str]:
-    """Names in a file of prometheus/metrics, with what a histogram of that name is made of."""
-    names = {line for line in path.read_text().splitlines() if line and not line.startswith("#")}
-    return names | {name + suffix for name in names for suffix in ("_bucket", "_sum", "_count")}
-
-
-def exported_by_the_gateway() -> set[str]:
-    metrics = Metrics(["/v1/chat/completions"], version="0")
-    names = set()
-    for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", metrics.expose()[0].decode(), flags=re.MULTILINE):
-        names |= {name + suffix for suffix in ("_bucket", "_sum", "_count")} if kind == "histogram" else {name}
-    return names
-
-
-def counters() -> list[list[str]]:
-    lines = (PROMETHEUS / "dcgm" / "sluicegate-counters.csv").read_text().splitlines()
-    return [[cell.strip() for cell in line.split(",")] for line in lines if line and not line.startswith("#")]
-
-
-def exported() -> set[str]:
-    names = exported_by_the_gateway() | {row[0] for row in counters()}
-    return names.union(*(listed(path) for path in (PROMETHEUS / "metrics").glob("*.txt")))
 
 
 @pytest.mark.parametrize(
