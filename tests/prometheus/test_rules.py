@@ -1,13 +1,12 @@
 """Scrape configuration, recording rules and alerts: valid, tested, documented, and about metrics that somebody exports.
 
-promtool does the evaluating (Debian: apt-get install prometheus); what it cannot see is checked here: that no alert
-lacks a test in which it fires, one in which it is close and silent, a section in the runbook, or a metric to look at.
+promtool does the evaluating; what it cannot see is checked here: that no alert lacks a test in which it fires, one in
+which it is close and silent, a section in the runbook, or a metric to look at.
 """
 
 import functools
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from sluicegate.observe import buckets
 from sluicegate.outcome import Outcome
 from tests.exported import PROMETHEUS, counters, exported
 from tests.promql import metrics_in
+from tests.promtool import promtool
 
 ROOT = Path(__file__).parents[2]
 RUNBOOK = ROOT / "docs" / "runbook.md"
@@ -48,15 +48,6 @@ def rules(name: str) -> list[dict[str, Any]]:
 
 ALERTS = {rule["alert"]: rule for rule in rules("alerts.yml")}
 RECORDED = {rule["record"] for rule in rules("recording.yml")}
-
-
-def promtool(*args: str | Path, cwd: Path = PROMETHEUS) -> str:
-    """What promtool says, which must be that all is well."""
-    program = shutil.which("promtool")
-    assert program, "promtool is missing: install Prometheus (Debian and Ubuntu: apt-get install prometheus)"
-    ran = subprocess.run([program, *args], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
-    assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
-    return ran.stdout + ran.stderr
 
 
 # -- promtool ------------------------------------------------------------------------------------------------------
@@ -93,7 +84,7 @@ def test_the_rules_are_valid() -> None:
 
 @pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
 def test_the_rules_do_what_they_should(file: Path) -> None:
-    promtool("test", "rules", file.name, cwd=file.parent)
+    promtool("test", "rules", file)
 
 
 # -- every rule is tested --------------------------------------------------------------------------------------------
