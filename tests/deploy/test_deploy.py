@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from grafana.sluicegate_dashboards.expressions import expressions
 from tests.deploy import playbooks, snapshot, visitors, wheels
 from tests.deploy.deployment import PASSWORD, TOKEN, Deployment, prepared
 from tests.deploy.eventually import eventually
-from tests.deploy.expressions import dashboard_expressions
 from tests.deploy.host import Host, booted_host
 from tests.deploy.prometheus import Prometheus
 from tests.deploy.visitors import Gateway
@@ -398,7 +398,7 @@ def test_traffic_is_served_queued_shed_and_cancelled(gateway: Gateway) -> None:
 
 def test_every_panel_has_data(built: Deployment, prometheus: Prometheus) -> None:
     """Every expression of every dashboard, over the time since the host was built, as a panel draws it."""
-    wanted = [each for each in dashboard_expressions() if not all(map(NVML.match, metrics_in(each.text)))]
+    wanted = [each for each in expressions() if not all(map(NVML.match, metrics_in(each.text)))]
     assert len(wanted) > 50
 
     def all_drawn() -> None:
@@ -407,7 +407,7 @@ def test_every_panel_has_data(built: Deployment, prometheus: Prometheus) -> None
         assert empty == [], "no data:\n" + "\n".join(f"{each.dashboard}, {each.where}: {each.text}" for each in empty)
 
     eventually(all_drawn, SCRAPES_S, poll=10)
-    assert {each.where for each in dashboard_expressions()} == {each.where for each in wanted}
+    assert {each.where for each in expressions()} == {each.where for each in wanted}
 
 
 def test_every_rule_is_evaluated_and_has_data(built: Deployment, prometheus: Prometheus) -> None:
@@ -426,9 +426,7 @@ def test_every_rule_is_evaluated_and_has_data(built: Deployment, prometheus: Pro
 
 def test_no_expression_uses_a_metric_that_nobody_exports(prometheus: Prometheus) -> None:
     exported = prometheus.metric_names()
-    used = {
-        (f"{each.dashboard}, {each.where}", name) for each in dashboard_expressions() for name in metrics_in(each.text)
-    }
+    used = {(f"{each.dashboard}, {each.where}", name) for each in expressions() for name in metrics_in(each.text)}
     used |= {(rule["name"], name) for rule in prometheus.rules() for name in metrics_in(rule["query"])}
     assert len(used) > 50
     assert sorted((where, name) for where, name in used if name not in exported) == []
