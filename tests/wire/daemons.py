@@ -15,7 +15,11 @@ import msgspec
 import trio
 
 from sluicegate.config.settings import SETTINGS
-from tests.contract.raw import RawClient
+from tests.contract.raw import RawClient, post
+from tests.fakes.engine import FakeEngine, open_engine
+from tests.fakes.script import Behaviour
+from tests.harness import CHAT
+from tests.wire.visitors import question
 
 #: No test needs as long (seconds): one that hangs fails instead.
 PATIENCE_S = 30.0
@@ -23,6 +27,7 @@ PATIENCE_S = 30.0
 #: A configuration for tests, of which each test says what it needs otherwise: probes are frequent.
 TOML = "[engine]\nprobe_interval_s = 0.1\n"
 
+STREAM = post(CHAT, question(stream=True), "x-request-id: stream")
 
 #: Becomes the command in its arguments, with a socket where systemd puts it.
 _HAND_OVER = """
@@ -136,3 +141,23 @@ async def run(
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
                     await process.wait()
                 nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def started(
+    config: Path, text: str = TOML, environ: dict[str, str] | None = None, *, sock: socket.socket | None = None
+) -> AsyncIterator[tuple[FakeEngine, Daemon]]:
+    """A daemon before a fake engine, which it has found."""
+    async with open_engine() as engine, run(await engine.listen_tcp(), config, text, environ, sock=sock) as daemon:
+        await daemon.logged("engine_up")
+        yield engine, daemon
+
+
+async def streaming(engine: FakeEngine, daemon: Daemon) -> tuple[RawClient, trio.Event]:
+    """A client in the middle of a stream, which goes on when the event is set."""
+    hold = trio.Event()
+    engine.script.next(Behaviour(hold=hold, hold_at=3))
+    client = await daemon.dial()
+    await client.stream.send_all(STREAM)
+    await client.until_events(3)
+    return client, hold

@@ -5,8 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -15,39 +13,11 @@ import trio
 from sluicegate import lifecycle
 from sluicegate.gateway import Gateway
 from tests.contract.raw import RawClient, get, post
-from tests.fakes.engine import FakeEngine, open_engine
-from tests.fakes.script import Behaviour
+from tests.fakes.engine import open_engine
 from tests.harness import CHAT, configuration
 from tests.unit.config.broken import BROKEN, Broken
-from tests.wire.daemons import TOML, Daemon, run
+from tests.wire.daemons import TOML, run, started, streaming
 from tests.wire.visitors import question
-
-STREAM = post(CHAT, question(stream=True), "x-request-id: stream")
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    return tmp_path / "sluicegate.toml"
-
-
-@asynccontextmanager
-async def started(
-    config: Path, text: str = TOML, environ: dict[str, str] | None = None
-) -> AsyncIterator[tuple[FakeEngine, Daemon]]:
-    """A daemon before a fake engine, which it has found."""
-    async with open_engine() as engine, run(await engine.listen_tcp(), config, text, environ) as daemon:
-        await daemon.logged("engine_up")
-        yield engine, daemon
-
-
-async def streaming(engine: FakeEngine, daemon: Daemon) -> tuple[RawClient, trio.Event]:
-    """A client in the middle of a stream, which goes on when the event is set."""
-    hold = trio.Event()
-    engine.script.next(Behaviour(hold=hold, hold_at=3))
-    client = await daemon.dial()
-    await client.stream.send_all(STREAM)
-    await client.until_events(3)
-    return client, hold
 
 
 async def test_sigterm_finishes_what_runs_turns_away_the_rest_and_exits_0(config: Path) -> None:

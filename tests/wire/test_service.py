@@ -6,26 +6,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
 import trio
 
 from tests.contract.raw import RawClient, get, post
-from tests.fakes.engine import FakeEngine, open_engine
-from tests.fakes.script import Behaviour
+from tests.fakes.engine import FakeEngine
 from tests.harness import CHAT
-from tests.wire.daemons import TOML, Daemon, run
+from tests.wire.daemons import TOML, Daemon, run, started, streaming
 from tests.wire.visitors import question
-
-STREAM = post(CHAT, question(stream=True), "x-request-id: stream")
 
 #: Of a daemon that has one slot.
 ONE = TOML + "[admission]\nmax_active = 1\n"
 TWO = TOML + "[admission]\nmax_active = 2\n"
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    return tmp_path / "sluicegate.toml"
 
 
 class Manager:
@@ -55,21 +46,10 @@ async def service(
     config: Path, text: str = TOML, environ: dict[str, str] | None = None, sock: socket.socket | None = None
 ) -> AsyncIterator[tuple[FakeEngine, Daemon, Manager]]:
     """A daemon before a fake engine, which it has found, and the manager that it notifies."""
-    async with Manager(config.parent / "notify") as manager, open_engine() as engine:
+    async with Manager(config.parent / "notify") as manager:
         environ = {"NOTIFY_SOCKET": manager.path} | (environ or {})
-        async with run(await engine.listen_tcp(), config, text, environ, sock=sock) as daemon:
-            await daemon.logged("engine_up")
+        async with started(config, text, environ, sock=sock) as (engine, daemon):
             yield engine, daemon, manager
-
-
-async def streaming(engine: FakeEngine, daemon: Daemon) -> tuple[RawClient, trio.Event]:
-    """A client in the middle of a stream, which goes on when the event is set."""
-    hold = trio.Event()
-    engine.script.next(Behaviour(hold=hold, hold_at=3))
-    client = await daemon.dial()
-    await client.stream.send_all(STREAM)
-    await client.until_events(3)
-    return client, hold
 
 
 async def metric(daemon: Daemon, name: str) -> float:
