@@ -1,14 +1,12 @@
-import json
-import os
 from collections.abc import Iterator
 from dataclasses import fields
 
 import pytest
 
 from sluicegate.account.ledger import AlreadySettledError, Ledger, Record
-from sluicegate.observe.logs import Log
 from sluicegate.observe.metrics import Metrics
 from sluicegate.outcome import Outcome
+from tests.unit.observe.captured import Captured
 
 CHAT = "/v1/chat/completions"
 
@@ -25,23 +23,19 @@ class Book:
     """A ledger with what it writes to."""
 
     def __init__(self) -> None:
-        self._reader, self._writer = os.pipe()
+        self._captured = Captured("json")
         self.clock = Clock()
         self.metrics = Metrics([CHAT, "/tokenize"], "0")
-        self.log = Log("json", "info", self._writer)
-        self.ledger = Ledger(self.metrics, self.log, self.clock)
+        self.ledger = Ledger(self.metrics, self._captured.log, self.clock)
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels)
 
     def lines(self) -> list[dict[str, object]]:
-        os.write(self._writer, b"\n")
-        return [json.loads(line) for line in os.read(self._reader, 1 << 20).splitlines() if line]
+        return self._captured.objects()
 
     def close(self) -> None:
-        self.log.close()
-        os.close(self._reader)
-        os.close(self._writer)
+        self._captured.close()
 
 
 @pytest.fixture

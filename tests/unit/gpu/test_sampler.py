@@ -1,8 +1,6 @@
 """On virtual time that only the tests move: the autojump clock would run ahead while NVML's thread works."""
 
-import json
 import math
-import os
 import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,9 +11,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked, wait_all_threads_com
 
 from sluicegate.gpu.nvml import Nvml
 from sluicegate.gpu.sampler import CLOSE_LIMIT_S, RETRY_S, ROUND_LIMIT_S, sample_forever
-from sluicegate.observe.logs import Log
 from sluicegate.observe.metrics import GpuReading, Metrics
 from tests.unit.gpu.fake_nvml import FakeGpu, FakeNvml
+from tests.unit.observe.captured import Captured
 
 INTERVAL_S = 5.0
 
@@ -48,9 +46,8 @@ class Sampling:
     """A sampler at work, after its first round."""
 
     def __init__(self, clock: MockClock, scope: trio.CancelScope) -> None:
-        self._reader, self._writer = os.pipe()
+        self.captured = Captured("json")
         self.metrics = WatchedMetrics()
-        self.log = Log("json", "info", self._writer)
         self.clock = clock
         self.scope = scope
 
@@ -68,15 +65,9 @@ class Sampling:
 
     def said(self) -> list[tuple[object, object]]:
         """Events since the last call, each with what it tells."""
-        os.write(self._writer, b"\n")
-        lines = [json.loads(line) for line in os.read(self._reader, 1 << 16).splitlines() if line]
+        lines = self.captured.objects()
         assert all(line["level"] == "info" for line in lines)
         return [(line["event"], line.get("detail", line.get("count"))) for line in lines]
-
-    def close(self) -> None:
-        self.log.close()
-        os.close(self._reader)
-        os.close(self._writer)
 
 
 @asynccontextmanager
@@ -88,13 +79,13 @@ async def sampling(nvml: Nvml, clock: MockClock) -> AsyncIterator[Sampling]:
         run = Sampling(clock, nursery.cancel_scope)
 
         async def sample() -> None:
-            await sample_forever(nvml, run.metrics, lambda: INTERVAL_S, log=run.log)
+            await sample_forever(nvml, run.metrics, lambda: INTERVAL_S, log=run.captured.log)
 
         nursery.start_soon(sample)
         await run.metrics.round()
         yield run
         nursery.cancel_scope.cancel()
-    run.close()
+    run.captured.close()
 
 
 async def test_readings_follow_the_gpus(mock_clock: MockClock) -> None:
