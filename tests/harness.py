@@ -28,11 +28,28 @@ from tests.fakes.engine import FakeEngine
 
 CHAT = "/v1/chat/completions"
 
+#: One question per dialect; without `stream` its answer comes in one piece.
+QUESTIONS: dict[str, dict[str, Any]] = {
+    CHAT: {"model": "fake-model", "messages": [{"role": "user", "content": "Where to?"}]},
+    "/v1/completions": {"model": "fake-model", "prompt": "Where to?"},
+    "/v1/responses": {"model": "fake-model", "input": "Where to?"},
+    "/v1/messages": {
+        "model": "fake-model",
+        "messages": [{"role": "user", "content": "Where to?"}],
+        "max_tokens": 100,
+    },
+}
+
 #: No test needs as long (seconds): one that hangs fails instead.
 PATIENCE_S = 60.0
 
 #: The same on virtual time, on which the gateway's longest deadlines are minutes.
 VIRTUAL_PATIENCE_S = 3600.0
+
+
+def question(path: str = CHAT, **members: Any) -> dict[str, Any]:
+    """The body that asks it, with `members` added or in the place of its own."""
+    return QUESTIONS[path] | members
 
 
 def configuration(engine: str = "http://127.0.0.1:1", **settings: Any) -> Config:

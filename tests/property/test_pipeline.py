@@ -12,8 +12,8 @@ from sluicegate.config.schema import QueueMode
 from sluicegate.outcome import Outcome
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.script import AT_END, BEFORE_HEAD, Behaviour, Fault, Framing, Kind, Wire
-from tests.harness import CHAT, Running, SimClient, simulate
-from tests.simulation.visiting import QUESTIONS, Visitor, question
+from tests.harness import CHAT, QUESTIONS, Running, SimClient, question, simulate
+from tests.simulation.visiting import Visitor
 
 _SECONDS = st.sampled_from([0.0, 0.0, 0.5, 1.0, 2.0, 3.5, 6.0])
 _FAULTS = st.builds(

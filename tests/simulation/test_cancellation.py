@@ -11,8 +11,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from sluicegate.outcome import Outcome
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.script import BEFORE_HEAD, Behaviour, Fault, Kind, Wire
-from tests.harness import Running, simulate
-from tests.simulation.visiting import Visitor, arrive, question, visit
+from tests.harness import Running, question, simulate
+from tests.simulation.visiting import Visitor, arrive, visit
 
 #: More steps than any of these requests takes: a loop that gets there never completes.
 STEPS_MAX = 400

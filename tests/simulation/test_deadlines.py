@@ -7,8 +7,8 @@ from trio.testing import MockClock
 from sluicegate.outcome import Outcome
 from tests.fakes.engine import open_engine
 from tests.fakes.script import BEFORE_FIRST_EVENT, BEFORE_HEAD, Behaviour, Fault, Framing, Kind, Wire
-from tests.harness import SimClient, simulate
-from tests.simulation.visiting import Visitor, arrive, question, visit
+from tests.harness import SimClient, question, simulate
+from tests.simulation.visiting import Visitor, arrive, visit
 
 STALL_AT_3 = Behaviour(fault=Fault(Kind.STALL, 3))
 

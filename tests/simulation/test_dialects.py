@@ -10,8 +10,8 @@ from sluicegate.outcome import Outcome
 from sluicegate.relay.forward import TAIL_S
 from tests.fakes.engine import MODEL, open_engine
 from tests.fakes.script import AT_END, Behaviour, Fault, Kind
-from tests.harness import CHAT, simulate
-from tests.simulation.visiting import QUESTIONS, answer_with, question, visit
+from tests.harness import CHAT, QUESTIONS, question, simulate
+from tests.simulation.visiting import answer_with, visit
 
 COMPLETIONS, RESPONSES, MESSAGES = "/v1/completions", "/v1/responses", "/v1/messages"
 #: The two whose engine is asked for a usage chunk.

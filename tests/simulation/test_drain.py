@@ -8,8 +8,8 @@ from sluicegate.gateway import LAST_WORDS_S
 from sluicegate.outcome import Outcome
 from tests.fakes.engine import open_engine
 from tests.fakes.script import Behaviour
-from tests.harness import Running, SimBody, SimClient, simulate
-from tests.simulation.visiting import Visitor, arrive, question, visit
+from tests.harness import Running, SimBody, SimClient, question, simulate
+from tests.simulation.visiting import Visitor, arrive, visit
 
 
 async def drain(running: Running) -> float:

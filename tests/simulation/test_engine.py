@@ -13,8 +13,8 @@ from sluicegate.relay.pool import Pool
 from sluicegate.route.backends import Backend, EngineState
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.script import BEFORE_HEAD, ON_ACCEPT, Behaviour, Fault, Kind
-from tests.harness import Running, memory_dial, simulate
-from tests.simulation.visiting import Visitor, answer_with, arrive, question, visit
+from tests.harness import Running, memory_dial, question, simulate
+from tests.simulation.visiting import Visitor, answer_with, arrive, visit
 
 
 async def test_it_is_served_as_soon_as_it_is_there(autojump_clock: MockClock) -> None:

@@ -12,8 +12,8 @@ from sluicegate.config.schema import LimitConfig, QueueMode
 from sluicegate.outcome import Outcome
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.script import BEFORE_HEAD, Behaviour, Fault, Kind
-from tests.harness import Running, SimClient, simulate
-from tests.simulation.visiting import NeverWholeBody, Visitor, arrive, question, visit
+from tests.harness import Running, SimClient, question, simulate
+from tests.simulation.visiting import NeverWholeBody, Visitor, arrive, visit
 
 #: What leads to an outcome: gets the gateway (one slot, one waiting place) and its engine, returns who met with it.
 Way = Callable[[Running, FakeEngine], Awaitable[Visitor]]

@@ -9,8 +9,8 @@ from sluicegate.outcome import Outcome
 from sluicegate.route.backends import EngineState
 from tests.fakes.engine import open_engine
 from tests.fakes.script import BEFORE_HEAD, Behaviour, Fault, Kind
-from tests.harness import simulate
-from tests.simulation.visiting import Visitor, arrive, question, visit
+from tests.harness import question, simulate
+from tests.simulation.visiting import Visitor, arrive, visit
 
 
 async def test_slot_free_goes_at_once(autojump_clock: MockClock) -> None:

@@ -14,22 +14,6 @@ from sluicegate.relay.wire import Wire
 from tests.harness import CHAT, Running, SimClient, sim_request
 from tests.unit.relay.scripted import ScriptedWire
 
-#: A streaming request's body per dialect's path; without `stream` it is an answer in one piece.
-QUESTIONS: dict[str, dict[str, Any]] = {
-    CHAT: {"model": "fake-model", "messages": [{"role": "user", "content": "Where to?"}]},
-    "/v1/completions": {"model": "fake-model", "prompt": "Where to?"},
-    "/v1/responses": {"model": "fake-model", "input": "Where to?"},
-    "/v1/messages": {
-        "model": "fake-model",
-        "messages": [{"role": "user", "content": "Where to?"}],
-        "max_tokens": 100,
-    },
-}
-
-
-def question(path: str = CHAT, **members: Any) -> dict[str, Any]:
-    return QUESTIONS[path] | members
-
 
 class Visitor:
     """One request through the pipeline. Start `run` in a nursery; `leave` as a client does who hangs up."""

@@ -18,8 +18,7 @@ from sluicegate.config.settings import SETTINGS
 from tests.contract.raw import RawClient, post
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.script import Behaviour
-from tests.harness import CHAT
-from tests.wire.visitors import question
+from tests.harness import CHAT, question
 
 #: No test needs as long (seconds): one that hangs fails instead.
 PATIENCE_S = 30.0

@@ -11,8 +11,8 @@ from sluicegate.outcome import Outcome
 from tests.contract.raw import RawClient, post
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.script import BEFORE_FIRST_EVENT, BEFORE_HEAD, ON_ACCEPT, Behaviour, Fault, Kind
-from tests.harness import CHAT, Running, configuration, open_gateway
-from tests.wire.visitors import QUESTIONS, WAYS, Visitor, assert_refused, at_rest, come, gate, log_line, question, visit
+from tests.harness import CHAT, QUESTIONS, Running, configuration, open_gateway, question
+from tests.wire.visitors import WAYS, Visitor, assert_refused, at_rest, come, gate, log_line, visit
 
 pytestmark = pytest.mark.parametrize("way", WAYS)
 

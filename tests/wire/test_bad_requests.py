@@ -10,20 +10,8 @@ import trio
 
 from sluicegate.outcome import Outcome
 from tests.contract.raw import RawAnswer, post
-from tests.harness import CHAT, Running
-from tests.wire.visitors import (
-    Http2Visitor,
-    ask,
-    assert_refused,
-    at_rest,
-    chunked,
-    come,
-    dial,
-    gate,
-    question,
-    raw,
-    visit,
-)
+from tests.harness import CHAT, Running, question
+from tests.wire.visitors import Http2Visitor, ask, assert_refused, at_rest, chunked, come, dial, gate, raw, visit
 
 POST = f"POST {CHAT} HTTP/1.1\r\nhost: gate\r\n"
 

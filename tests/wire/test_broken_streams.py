@@ -8,8 +8,8 @@ import trio
 from tests.contract.raw import RawAnswer
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.script import AT_END, BEFORE_FIRST_EVENT, BEFORE_HEAD, Behaviour, Fault, Framing, Kind, Wire, Writes
-from tests.harness import CHAT, Running, configuration, open_gateway
-from tests.wire.visitors import QUESTIONS, WAYS, at_rest, gate, log_line, question, visit
+from tests.harness import CHAT, QUESTIONS, Running, configuration, open_gateway, question
+from tests.wire.visitors import WAYS, at_rest, gate, log_line, visit
 
 every_way = pytest.mark.parametrize("way", WAYS)
 #: Generated slowly enough that events come one by one, so that all but the first pass through the pump.

@@ -7,7 +7,8 @@ from sluicegate.outcome import Outcome
 from sluicegate.route.backends import EngineState
 from tests.contract.raw import get
 from tests.fakes.script import Behaviour
-from tests.wire.visitors import QUESTIONS, WAYS, ask, assert_refused, at_rest, come, gate, log_line, question, visit
+from tests.harness import QUESTIONS, question
+from tests.wire.visitors import WAYS, ask, assert_refused, at_rest, come, gate, log_line, visit
 
 #: From the engine's being ready to the first answer, as the issue demands (seconds).
 SERVED_AGAIN_S = 2.0

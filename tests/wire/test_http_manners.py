@@ -7,21 +7,8 @@ import trio.testing
 from sluicegate.outcome import Outcome
 from tests.contract.raw import get, parse, post
 from tests.fakes.script import Behaviour
-from tests.harness import CHAT, Running
-from tests.wire.visitors import (
-    WAYS,
-    Http2Visitor,
-    ask,
-    at_rest,
-    chunked,
-    come,
-    dial,
-    gate,
-    log_line,
-    question,
-    raw,
-    visit,
-)
+from tests.harness import CHAT, Running, question
+from tests.wire.visitors import WAYS, Http2Visitor, ask, at_rest, chunked, come, dial, gate, log_line, raw, visit
 
 ASK = question(max_tokens=3)
 ODD_IDS = ["", "a b", "a\tb", '"', "x" * 129, "{}", "é", "../../etc", "a,b", "%0a"]

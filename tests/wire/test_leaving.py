@@ -7,9 +7,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.fakes.script import Behaviour
-from tests.harness import CHAT, Running
+from tests.harness import CHAT, Running, question
 from tests.wire.test_admission_over_sockets import line_up, occupy
-from tests.wire.visitors import WAYS, Http2Visitor, at_rest, come, gate, question, visit
+from tests.wire.visitors import WAYS, Http2Visitor, at_rest, come, gate, visit
 
 LEAVINGS = [(way, how) for way in WAYS for how in ("close", "reset", "half_close")] + [("http2", "cancel")]
 pytestmark = pytest.mark.parametrize(("way", "how"), LEAVINGS)

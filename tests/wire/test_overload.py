@@ -9,9 +9,8 @@ import trio
 from tests.contract.raw import get, post
 from tests.fakes.engine import open_engine
 from tests.fakes.script import Behaviour
-from tests.harness import CHAT
+from tests.harness import CHAT, question
 from tests.wire.daemons import TOML, Daemon, run
-from tests.wire.visitors import question
 
 REQUESTS = 2000
 AT_A_TIME = 64

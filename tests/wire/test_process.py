@@ -14,10 +14,9 @@ from sluicegate import lifecycle
 from sluicegate.gateway import Gateway
 from tests.contract.raw import RawClient, get, post
 from tests.fakes.engine import open_engine
-from tests.harness import CHAT, configuration
+from tests.harness import CHAT, configuration, question
 from tests.unit.config.broken import BROKEN, Broken
 from tests.wire.daemons import TOML, run, started, streaming
-from tests.wire.visitors import question
 
 
 async def test_sigterm_finishes_what_runs_turns_away_the_rest_and_exits_0(config: Path) -> None:

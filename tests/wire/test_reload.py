@@ -11,8 +11,8 @@ from sluicegate.config.settings import SETTINGS, build, value_of
 from sluicegate.outcome import Outcome
 from tests.contract.raw import get, post
 from tests.fakes.script import Behaviour
-from tests.harness import CHAT, Running
-from tests.wire.visitors import WAYS, ask, come, gate, question, raw
+from tests.harness import CHAT, Running, question
+from tests.wire.visitors import WAYS, ask, come, gate, raw
 
 LONG = question(messages=[{"role": "user", "content": "x" * 4000}])
 

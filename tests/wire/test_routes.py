@@ -20,8 +20,8 @@ from tests.contract.raw import RawAnswer, get, post
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.routes import LEAKS
 from tests.fakes.script import Behaviour
-from tests.harness import CHAT, Running, configuration, open_gateway
-from tests.wire.visitors import WAYS, ask, assert_refused, at_rest, come, gate, question, raw, visit
+from tests.harness import CHAT, Running, configuration, open_gateway, question
+from tests.wire.visitors import WAYS, ask, assert_refused, at_rest, come, gate, raw, visit
 
 State = Callable[[FakeEngine, Running], Awaitable[None]]
 

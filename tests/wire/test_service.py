@@ -10,9 +10,8 @@ import trio
 
 from tests.contract.raw import RawClient, get, post
 from tests.fakes.engine import FakeEngine
-from tests.harness import CHAT
+from tests.harness import CHAT, question
 from tests.wire.daemons import TOML, Daemon, run, started, streaming
-from tests.wire.visitors import question
 
 #: Of a daemon that has one slot.
 ONE = TOML + "[admission]\nmax_active = 1\n"

@@ -14,8 +14,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from sluicegate import lifecycle
 from tests.fakes.script import Behaviour, Fault, Kind
-from tests.harness import CHAT, Running
-from tests.wire.visitors import WAYS, Http2Visitor, Visitor, at_rest, come, gate, question, visit
+from tests.harness import CHAT, Running, question
+from tests.wire.visitors import WAYS, Http2Visitor, Visitor, at_rest, come, gate, visit
 
 #: More than the sockets' buffers on both sides hold: what is left over stalls.
 TOO_MUCH = 6 << 20

@@ -16,11 +16,11 @@ import trio
 from sluicegate.relay.splice import framed
 from tests.contract.raw import RawAnswer, parse, post
 from tests.fakes.script import Behaviour, Fault, Kind
-from tests.harness import CHAT, Running, configuration, open_gateway
+from tests.harness import CHAT, Running, configuration, open_gateway, question
 from tests.recordings.recorded import recorded, recordings
 from tests.unit.relay.framing import FINAL_FRAME, STAMP, STREAMS, chunks_of, without_additions
 from tests.wire.upstream import Upstream, open_upstream
-from tests.wire.visitors import WAYS, FastVisitor, come, gate, question
+from tests.wire.visitors import WAYS, FastVisitor, come, gate
 
 PATHS = {each.name: each.path for each in recordings()}
 WHOLE = [each for each in recordings() if each.name not in {stream.name for stream in STREAMS}]

@@ -6,8 +6,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.fakes.engine import FakeEngine
 from tests.fakes.script import Behaviour
-from tests.harness import CHAT, Running
-from tests.wire.visitors import Visitor, at_rest, come, gate, question
+from tests.harness import CHAT, Running, question
+from tests.wire.visitors import Visitor, at_rest, come, gate
 
 PATH = "/v1/audio/transcriptions"
 BODY = b"--x\r\ncontent-disposition: form-data; name=file; filename=a\r\n\r\n\x00\xff\r\n--x--\r\n"

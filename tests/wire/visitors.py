@@ -20,22 +20,10 @@ from sluicegate.outcome import Outcome
 from sluicegate.route.backends import EngineState
 from tests.contract.raw import RawAnswer, RawClient, post
 from tests.fakes.engine import FakeEngine, open_engine
-from tests.harness import CHAT, PATIENCE_S, Running, configuration, open_gateway
+from tests.harness import CHAT, PATIENCE_S, Running, configuration, open_gateway, question
 
 #: SO_LINGER on, for zero seconds: close() sends RST instead of FIN.
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-
-#: One question per dialect.
-QUESTIONS: dict[str, dict[str, Any]] = {
-    CHAT: {"model": "fake-model", "messages": [{"role": "user", "content": "Where to?"}]},
-    "/v1/completions": {"model": "fake-model", "prompt": "Where to?"},
-    "/v1/responses": {"model": "fake-model", "input": "Where to?"},
-    "/v1/messages": {"model": "fake-model", "messages": [{"role": "user", "content": "Hm?"}], "max_tokens": 100},
-}
-
-
-def question(path: str = CHAT, **members: Any) -> dict[str, Any]:
-    return QUESTIONS[path] | members
 
 
 @asynccontextmanager
