@@ -4,7 +4,6 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 
-import h11
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -13,9 +12,18 @@ from sluicegate.exchange import Dialect
 from sluicegate.openai.sse import MAX_EVENT_BYTES, EventSplitter
 from sluicegate.relay.connection import Answer
 from sluicegate.relay.splice import Splicer, framed
-from tests.unit.relay.framing import STAMP, STREAMS, RecordedStream, body_of, chunks_of, payload, without_additions
+from tests.unit.relay.framing import (
+    HEAD,
+    STAMP,
+    STREAMS,
+    RecordedStream,
+    body_of,
+    chunks_of,
+    h11_body,
+    payload,
+    without_additions,
+)
 
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
 DONE = b"data: [DONE]\n\n"
 
@@ -153,21 +161,6 @@ class Line:
         assert self._splicer.complete
         assert self._splicer.healthy
         return self._splicer.closing()
-
-
-def h11_body(raw: bytes) -> bytes:
-    """The body of a chunked answer as a strict parser of others reads it; it must end with `raw`."""
-    parser = h11.Connection(h11.CLIENT)
-    parser.send(h11.Request(method="GET", target="/", headers=[("host", "x")]))
-    parser.send(h11.EndOfMessage())
-    parser.receive_data(HEAD + raw)
-    body = []
-    while not isinstance(event := parser.next_event(), h11.EndOfMessage):
-        assert event is not h11.NEED_DATA
-        if isinstance(event, h11.Data):
-            body.append(bytes(event.data))
-    assert parser.trailing_data == (b"", False)
-    return b"".join(body)
 
 
 @untimed

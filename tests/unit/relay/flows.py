@@ -18,14 +18,16 @@ from sluicegate.relay.connection import EngineConnection
 from sluicegate.relay.pump import EngineIdle, Pump
 from sluicegate.relay.splice import Splicer, framed
 from sluicegate.relay.wire import SocketWire
-from tests.unit.relay.framing import chunks_of
+from tests.unit.relay.framing import HEAD, chunks_of
 
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
 TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 #: A whole healthy stream as the engine sends it.
 STREAM = framed(TOKEN) * 3 + framed(DONE) + END
+EVENT = b"data: %s\n\n" % (b"x" * 3000)
+#: Enough to fill tight buffers many times.
+MUCH = framed(EVENT) * 1000
 
 #: Sizes of buffers (bytes; the kernel doubles them). A TCP window below a segment makes loopback wait for timers.
 TIGHT: dict[int, int] = {socket.AF_UNIX: 8192, socket.AF_INET: 131_072}

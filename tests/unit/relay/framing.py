@@ -5,12 +5,17 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 
+import h11
+
 from sluicegate.exchange import Dialect
 from tests.recordings.recorded import recordings
 
 #: What the gateway writes has no extensions and no leading zeros; upper case comes only from an engine, verbatim.
 _SIZE_LINE = re.compile(rb"([1-9A-Fa-f][0-9A-Fa-f]{0,7})\r\n")
 _LAST_CHUNK = b"0\r\n\r\n"
+
+#: The head of an answer that is a stream of events.
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 PATHS = {
     "/v1/chat/completions": Dialect.CHAT,
@@ -46,6 +51,21 @@ def body_of(raw: bytes) -> bytes:
     if not raw.endswith(_LAST_CHUNK):
         raise ValueError(f"no end: {raw[-40:]!r}")
     return payload(raw[: -len(_LAST_CHUNK)])
+
+
+def h11_body(raw: bytes) -> bytes:
+    """The body of a chunked answer as a strict parser of others reads it; it must end with `raw`."""
+    parser = h11.Connection(h11.CLIENT)
+    parser.send(h11.Request(method="GET", target="/", headers=[("host", "x")]))
+    parser.send(h11.EndOfMessage())
+    parser.receive_data(HEAD + raw)
+    body = []
+    while not isinstance(event := parser.next_event(), h11.EndOfMessage):
+        assert event is not h11.NEED_DATA
+        if isinstance(event, h11.Data):
+            body.append(bytes(event.data))
+    assert parser.trailing_data == (b"", False)
+    return b"".join(body)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from sluicegate.relay.splice import framed
 from tests.unit.relay.flows import (
     DONE,
     END,
+    MUCH,
     PATIENCE_S,
     STREAM,
     TOKEN,
@@ -27,8 +28,6 @@ from tests.unit.relay.flows import (
 from tests.unit.relay.framing import FINAL_FRAME, body_of, chunks_of
 
 families = pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET], ids=["unix", "tcp"])
-#: Enough to fill tight buffers many times.
-MUCH = framed(b"data: %s\n\n" % (b"x" * 3000)) * 1000
 
 
 @families

@@ -19,6 +19,8 @@ from sluicegate.relay.splice import framed
 from tests.unit.relay.flows import (
     DONE,
     END,
+    EVENT,
+    MUCH,
     PATIENCE_S,
     STREAM,
     TOKEN,
@@ -31,10 +33,6 @@ from tests.unit.relay.flows import (
     until,
 )
 from tests.unit.relay.framing import body_of, chunks_of
-
-EVENT = b"data: %s\n\n" % (b"x" * 3000)
-#: Enough to fill tight buffers many times.
-MUCH = framed(EVENT) * 1000
 
 
 class Bug(RuntimeError):

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable
 
-import h11
 import pytest
 
 from sluicegate.account.usage import StreamMeter
@@ -11,9 +10,18 @@ from sluicegate.exchange import Dialect
 from sluicegate.openai.sse import MAX_EVENT_BYTES, EventSplitter
 from sluicegate.relay.connection import Answer, EngineBroken
 from sluicegate.relay.splice import Splicer, framed
-from tests.unit.relay.framing import FINAL_FRAME, STAMP, STREAMS, RecordedStream, body_of, payload, without_additions
+from tests.unit.relay.framing import (
+    FINAL_FRAME,
+    HEAD,
+    STAMP,
+    STREAMS,
+    RecordedStream,
+    body_of,
+    h11_body,
+    payload,
+    without_additions,
+)
 
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
 DONE = b"data: [DONE]\n\n"
@@ -41,21 +49,6 @@ def check_whole(stream: RecordedStream, out: bytes, *, asked: bool) -> None:
     stamped = asked and stream.usage_at is not None
     assert len(STAMP.findall(body)) == stamped
     assert bool(FINAL_FRAME.search(body)) is not stamped
-
-
-def h11_body(raw: bytes) -> bytes:
-    """The body of a chunked answer as a strict HTTP parser of others reads it."""
-    parser = h11.Connection(h11.CLIENT)
-    parser.send(h11.Request(method="GET", target="/", headers=[("host", "x")]))
-    parser.send(h11.EndOfMessage())
-    parser.receive_data(HEAD + raw)
-    body = b""
-    while not isinstance(event := parser.next_event(), h11.EndOfMessage):
-        assert event is not h11.NEED_DATA
-        if isinstance(event, h11.Data):
-            body += event.data
-    assert parser.trailing_data == (b"", False)
-    return body
 
 
 @pytest.mark.parametrize(
