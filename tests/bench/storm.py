@@ -3,14 +3,13 @@
 import random
 import re
 import socket
-import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 import trio
 
-from tests.contract.raw import post
+from tests.contract.raw import RESET_ON_CLOSE, post
 
 #: Streams under way at one time, and what the gateway has for them: some leave while they wait, a few are turned away.
 AT_ONCE = 64
@@ -24,8 +23,6 @@ PACE_S = 0.002
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
-#: SO_LINGER on, for zero seconds: close() sends RST instead of FIN.
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 #: How many bytes an answer has at the client, more or less: where a client may leave.
 _ANSWER_BYTES = 2700
@@ -96,7 +93,7 @@ class Storm:
                 sock.shutdown(socket.SHUT_WR)
                 received += await _drain(sock)
             elif how == "reset":
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         tokens = _TOKEN.findall(received)
         assert tokens == [(name, b"%d" % rank) for rank in range(len(tokens))], received
         if received.endswith(_LAST_CHUNK):

@@ -1,14 +1,12 @@
 """A client that leaves, at whatever byte and in whatever manner: the engine stops working for it."""
 
-import socket
-import struct
 from typing import Any
 
 import pytest
 import trio
 
 from tests.conformance.subject import PATIENCE_S, FakeSubject, Subject
-from tests.contract.raw import RawClient
+from tests.contract.raw import leave
 from tests.contract.target import DIALECTS, Target
 from tests.fakes.script import Behaviour
 
@@ -17,20 +15,6 @@ every_manner = pytest.mark.parametrize("how", ["close", "half_close", "reset"])
 
 #: How soon the engine must be free again (seconds): what the gateway promises, and room for a busy machine.
 NOTICE_S = 5.0
-
-#: SO_LINGER on, for zero seconds: close() sends RST instead of FIN.
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-
-
-async def leave(client: RawClient, how: str) -> None:
-    stream = client.stream
-    assert isinstance(stream, trio.SocketStream)
-    if how == "half_close":
-        await stream.send_eof()
-        return
-    if how == "reset":
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    await stream.aclose()
 
 
 async def aborted(subject: FakeSubject, count: int) -> None:
@@ -47,7 +31,7 @@ async def test_a_client_that_leaves_before_the_first_byte(subject: FakeSubject, 
     async with subject.client() as client:
         await client.stream.send_all(subject.question(dialect))
         await subject.fake.until(lambda: subject.fake.running == 1)
-        await leave(client, how)
+        await leave(client.stream, how)
         await aborted(subject, 1)
 
 
@@ -58,7 +42,7 @@ async def test_a_client_that_leaves_in_mid_stream(subject: FakeSubject, dialect:
     async with subject.client() as client:
         await client.stream.send_all(subject.question(dialect))
         await client.until_events(5)
-        await leave(client, how)
+        await leave(client.stream, how)
         await aborted(subject, 1)
 
 
@@ -68,7 +52,7 @@ async def test_a_client_that_leaves_an_answer_that_is_no_stream(subject: FakeSub
     async with subject.client() as client:
         await client.stream.send_all(subject.question(dialect, stream=False))
         await subject.fake.until(lambda: subject.fake.running == 1)
-        await leave(client, "close")
+        await leave(client.stream, "close")
         await aborted(subject, 1)
 
 
@@ -87,7 +71,7 @@ async def test_a_client_that_leaves_at_any_byte(subject: FakeSubject, dialect: s
             received = 0
             while received < at:
                 received += len(await client.stream.receive_some(at - received))
-            await leave(client, ("close", "half_close", "reset")[count % 3])
+            await leave(client.stream, ("close", "half_close", "reset")[count % 3])
             await aborted(subject, count)
 
 
@@ -114,6 +98,6 @@ async def test_a_client_that_leaves_the_real_engine(real: Subject, dialect: str,
             await client.stream.send_all(real.question(dialect, **endless))
             await client.until_events(6)
             await running(real.engine, 1)
-            await leave(client, how)
+            await leave(client.stream, how)
             with trio.fail_after(NOTICE_S):
                 await running(real.engine, 0)

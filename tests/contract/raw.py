@@ -1,10 +1,15 @@
 """A client that shows what was really on the wire: heads, chunk boundaries, and how the connection ended."""
 
+import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import msgspec
 import trio
+
+#: SO_LINGER on, for zero seconds: close() sends RST instead of FIN.
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True)
@@ -156,3 +161,14 @@ class RawClient:
             if not data:
                 raise EOFError(self.received)
             self.received += data
+
+
+async def leave(stream: trio.abc.Stream, how: str) -> None:
+    """Go away: "close", "reset" or "half_close"."""
+    assert isinstance(stream, trio.SocketStream)
+    if how == "half_close":
+        await stream.send_eof()
+        return
+    if how == "reset":
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    await stream.aclose()

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 import trio
 
-from tests.contract.raw import RawClient, get, post
+from tests.contract.raw import get, leave, post
 from tests.contract.target import DIALECTS, PATIENCE_S, Numbers, Target
 
 #: An engine may take this long to notice that a client has left (the gateway promises 0.5 s of its own).
@@ -78,8 +78,8 @@ async def wait_for(engine: Target, client: httpx2.AsyncClient, predicate: Callab
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("leave", ["close", "half_close", "reset"])
-async def test_a_client_that_leaves_in_mid_stream_is_noticed(engine: Target, dialect: str, leave: str) -> None:
+@pytest.mark.parametrize("how", ["close", "half_close", "reset"])
+async def test_a_client_that_leaves_in_mid_stream_is_noticed(engine: Target, dialect: str, how: str) -> None:
     question = engine.question(dialect, limit=1500, stream=True, ignore_eos=True)
     async with engine.client() as client, await engine.connect() as leaver:
         before = await engine.numbers(client)
@@ -87,7 +87,7 @@ async def test_a_client_that_leaves_in_mid_stream_is_noticed(engine: Target, dia
             await leaver.stream.send_all(post(DIALECTS[dialect], question))
             await leaver.until_events(6)
             await wait_for(engine, client, lambda numbers: numbers.running == 1)
-        await _leave(leaver, leave)
+        await leave(leaver.stream, how)
         with trio.fail_after(NOTICE_S):
             after = await wait_for(engine, client, lambda numbers: numbers.running == numbers.waiting == 0)
         assert after.since(before)[1] < 1500
@@ -105,14 +105,3 @@ async def test_a_client_that_leaves_before_its_answer_is_noticed(engine: Target,
         with trio.fail_after(NOTICE_S):
             after = await wait_for(engine, client, lambda numbers: numbers.running == numbers.waiting == 0)
         assert after.since(before)[1] < 1500
-
-
-async def _leave(client: RawClient, how: str) -> None:
-    stream = client.stream
-    if how == "half_close":
-        assert isinstance(stream, trio.SocketStream)
-        await stream.send_eof()
-        return
-    if how == "reset" and isinstance(stream, trio.SocketStream):
-        stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0]))
-    await stream.aclose()

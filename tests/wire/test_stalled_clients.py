@@ -1,11 +1,9 @@
 """Clients that do not read: they hold no slot past client_stall_s, and no shutdown past its deadline."""
 
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import trio
@@ -15,7 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 from sluicegate import lifecycle
 from tests.fakes.script import Behaviour, Fault, Kind
 from tests.harness import CHAT, Running, question
-from tests.wire.visitors import WAYS, Http2Visitor, Visitor, at_rest, come, gate, visit
+from tests.wire.visitors import WAYS, Http2Visitor, Visitor, at_rest, come, dial_deaf, gate, visit
 
 #: More than the sockets' buffers on both sides hold: what is left over stalls.
 TOO_MUCH = 6 << 20
@@ -37,11 +35,7 @@ both_kinds = pytest.mark.parametrize(("path", "body"), [STREAM, WHOLE], ids=["st
 @asynccontextmanager
 async def stalled(way: str, running: Running, path: str, body: Any) -> AsyncIterator[Visitor]:
     """A client that has asked and does not read."""
-    url = urlsplit(running.base_url)
-    sock = trio.socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    await sock.connect((url.hostname, url.port))
-    async with WAYS[way](trio.SocketStream(sock)) as visitor:
+    async with WAYS[way](await dial_deaf(running)) as visitor:
         if isinstance(visitor, Http2Visitor):  # a large window, so that it is the socket that stalls
             visitor.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: TOO_MUCH * 2})
             visitor.h2.increment_flow_control_window(TOO_MUCH * 2)

@@ -2,13 +2,11 @@
 
 import os
 import random
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import trio
@@ -20,7 +18,7 @@ from tests.harness import CHAT, Running, configuration, open_gateway, question
 from tests.recordings.recorded import recorded, recordings
 from tests.unit.relay.framing import FINAL_FRAME, STAMP, STREAMS, chunks_of, without_additions
 from tests.wire.upstream import Upstream, open_upstream
-from tests.wire.visitors import WAYS, FastVisitor, come, gate
+from tests.wire.visitors import WAYS, FastVisitor, come, dial_deaf, gate
 
 PATHS = {each.name: each.path for each in recordings()}
 WHOLE = [each for each in recordings() if each.name not in {stream.name for stream in STREAMS}]
@@ -194,15 +192,6 @@ async def test_without_descriptors_for_the_pump_streams_take_the_ordinary_way(
 TOO_MUCH = 6 << 20
 
 
-async def deaf_client(running: Running) -> FastVisitor:
-    """A client whose kernel takes next to nothing for it."""
-    url = urlsplit(running.base_url)
-    sock = trio.socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    await sock.connect((url.hostname, url.port))
-    return FastVisitor(trio.SocketStream(sock))
-
-
 async def read_all(stream: trio.SocketStream) -> bytes:
     """Everything up to the end of the body, or of the connection."""
     received = bytearray()
@@ -221,7 +210,7 @@ async def read_all(stream: trio.SocketStream) -> bytes:
 async def test_a_stream_whose_time_is_over_while_its_client_sleeps_is_still_soundly_framed(at: int) -> None:
     async with gate(request_s=0.4, client_stall_s=60.0) as (engine, running):
         engine.script.next(Behaviour(token_interval_s=0.005, fault=Fault(Kind.HUGE_EVENT, at, size=TOO_MUCH)))
-        async with await deaf_client(running) as visitor:
+        async with FastVisitor(await dial_deaf(running)) as visitor:
             await visitor.send(CHAT, question(stream=True))
             await engine.until(lambda: engine.aborted == 1)
             received = await read_all(visitor.stream)
@@ -243,7 +232,7 @@ async def test_nothing_comes_behind_the_end_of_a_stream_whose_time_is_over_while
         upstream.answers.append([head + token, rest])
         async with (
             open_gateway(configuration(upstream.base_url, request_s=0.4, client_stall_s=60.0)) as running,
-            await deaf_client(running) as visitor,
+            FastVisitor(await dial_deaf(running)) as visitor,
         ):
             await visitor.send(CHAT, body_for("chat", asked=False))
             while not upstream.asked or running.gateway.admission.active:
@@ -257,7 +246,7 @@ async def test_nothing_comes_behind_the_end_of_a_stream_whose_time_is_over_while
 
 async def test_an_answer_whose_time_is_over_while_its_client_sleeps_has_nothing_in_it_that_is_not_the_engines() -> None:
     async with gate(request_s=0.4, client_stall_s=60.0) as (engine, running):
-        async with await deaf_client(running) as visitor:
+        async with FastVisitor(await dial_deaf(running)) as visitor:
             await visitor.send("/v1/rerank", {"model": "fake-model", "query": "x", "documents": ["x" * TOO_MUCH]})
             await engine.until(lambda: len(engine.posts()) == 1)
             await running.settled()

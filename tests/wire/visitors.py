@@ -2,7 +2,6 @@
 
 import json
 import socket
-import struct
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,12 +17,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from sluicegate.outcome import Outcome
 from sluicegate.route.backends import EngineState
-from tests.contract.raw import RawAnswer, RawClient, post
+from tests.contract.raw import RawAnswer, RawClient, leave, post
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.harness import CHAT, PATIENCE_S, Running, configuration, open_gateway, question
-
-#: SO_LINGER on, for zero seconds: close() sends RST instead of FIN.
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 @asynccontextmanager
@@ -44,6 +40,15 @@ async def dial(running: Running) -> trio.SocketStream:
     assert url.hostname
     assert url.port
     return await trio.open_tcp_stream(url.hostname, url.port)
+
+
+async def dial_deaf(running: Running) -> trio.SocketStream:
+    """A connection to the gateway, over TCP, on which the client's kernel takes next to nothing for it."""
+    url = urlsplit(running.base_url)
+    sock = trio.socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    await sock.connect((url.hostname, url.port))
+    return trio.SocketStream(sock)
 
 
 async def raw(running: Running) -> RawClient:
@@ -94,12 +99,7 @@ class Visitor(ABC):
 
     async def leave(self, how: str) -> None:
         """Go away: "close", "reset", "half_close"; on HTTP/2 "cancel", too."""
-        if how == "half_close":
-            await self.stream.send_eof()
-            return
-        if how == "reset":
-            self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        await self.stream.aclose()
+        await leave(self.stream, how)
 
 
 class FastVisitor(Visitor):
