@@ -1,6 +1,8 @@
 """A wire to the engine: the least that a connection needs, over a socket without the cost of trio's SocketStream."""
 
+import errno
 import ipaddress
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -11,6 +13,9 @@ from ..config.schema import Address, TcpAddress, UnixAddress
 
 #: Bytes per read. An engine event is 200 to 400 bytes, an embedding answer hundreds of kilobytes.
 READ_SIZE = 65536
+
+#: How long to wait before the next try to get into the full queue of an engine's Unix socket (seconds).
+QUEUE_FULL_S = 0.01
 
 
 class Wire(Protocol):
@@ -92,30 +97,50 @@ class SocketWire:
 
 def dialer(address: Address, timeout_s: float) -> Dial:
     """A Dial for `address`. It raises OSError if nobody listens or if connecting takes longer than `timeout_s`."""
+    named = isinstance(address, TcpAddress) and not _is_literal(address.host)
 
     async def dial() -> Wire:
-        with trio.move_on_after(timeout_s):
-            if isinstance(address, TcpAddress) and not _is_literal(address.host):
+        if named:
+            assert isinstance(address, TcpAddress)
+            with trio.move_on_after(timeout_s):
                 return _detach((await trio.open_tcp_stream(address.host, address.port)).socket)
-            return _detach(await _connect(address))
+        else:
+            wire = _unconnected(address)
+            try:
+                code = wire.sock.connect_ex(_target(address))
+                if code == 0 or (code == errno.EINPROGRESS and _has_peer(wire.sock)):
+                    return wire  # on one host always: no scope and no turn of the scheduler for that
+                with trio.move_on_after(timeout_s):
+                    await _connected(wire.sock, _target(address), code)
+                    return wire
+            except BaseException:
+                wire.close()
+                raise
+            wire.close()
         raise TimeoutError(f"no connection to {address} within {timeout_s:g} s")
 
     return dial
 
 
-async def _connect(address: Address) -> "trio.socket.SocketType":
-    """Connect where no name is to be looked up: a fraction of the work of trio.open_tcp_stream."""
-    if isinstance(address, UnixAddress):
-        sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
-    else:
-        family = trio.socket.AF_INET6 if ":" in address.host else trio.socket.AF_INET
-        sock = trio.socket.socket(family, trio.socket.SOCK_STREAM)
+async def _connected(sock: socket.socket, target: tuple[str, int] | str, code: int) -> None:
+    """Wait until `sock` is connected, after a connect that returned `code`. OSError if it will not be."""
+    while code == errno.EAGAIN:  # a Unix socket with a full queue; nothing tells when there is room in it again
+        await trio.sleep(QUEUE_FULL_S)
+        code = sock.connect_ex(target)
+    if code == errno.EINPROGRESS:
+        await trio.lowlevel.wait_writable(sock)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, f"cannot connect: {os.strerror(code)}")
+
+
+def _has_peer(sock: socket.socket) -> bool:
+    """Whether it is connected. Over loopback it is as soon as connect returns, which says that it was in progress."""
     try:
-        await sock.connect(address.path if isinstance(address, UnixAddress) else (address.host, address.port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def _is_literal(host: str) -> bool:
@@ -127,9 +152,23 @@ def _is_literal(host: str) -> bool:
     return True
 
 
+def _target(address: Address) -> tuple[str, int] | str:
+    return address.path if isinstance(address, UnixAddress) else (address.host, address.port)
+
+
+def _unconnected(address: Address) -> SocketWire:
+    """A wire that is to be connected to where no name is to be looked up."""
+    if isinstance(address, UnixAddress):
+        return _wire(socket.socket(socket.AF_UNIX))
+    return _wire(socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET))
+
+
 def _detach(sock: "trio.socket.SocketType") -> SocketWire:
-    plain = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-    plain.setblocking(False)
-    if plain.family != socket.AF_UNIX:
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return SocketWire(plain)
+    return _wire(socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach()))
+
+
+def _wire(sock: socket.socket) -> SocketWire:
+    sock.setblocking(False)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return SocketWire(sock)

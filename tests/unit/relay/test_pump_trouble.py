@@ -5,6 +5,7 @@ import errno
 import os
 import random
 import resource
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -129,6 +130,40 @@ async def test_without_descriptors_for_both_sockets_it_takes_neither(left: int) 
         flow = await open_flow()
         with descriptors_left(left), pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
             await flows.pump.carry(flow.connection, flow.splicer, flow.splice)
+        async with trio.open_nursery() as nursery:  # and nothing was harmed
+            await nursery.start(flow.carry, flows.pump)
+            await flow.send(STREAM)
+        assert flow.error is None
+        assert body_of(flow.drained()).startswith(TOKEN * 3 + DONE)
+        flow.close()
+
+
+class FullEpoll:
+    """Stands before a real epoll, and lets it take only so many more descriptors, as /proc/sys/fs/epoll may."""
+
+    def __init__(self, epoll: select.epoll, left: int) -> None:
+        self.unregister = epoll.unregister
+        self._register = epoll.register
+        self._left = left
+
+    def register(self, fd: int, what: int) -> None:
+        if self._left == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._left -= 1
+        self._register(fd, what)
+
+
+@pytest.mark.parametrize("left", [0, 1])
+async def test_a_stream_that_the_kernel_will_not_watch_is_not_taken_up(left: int) -> None:
+    async with open_pump() as flows:
+        flow = await open_flow()
+        before = open_fds()
+        real = flows.pump._epoll
+        flows.pump._epoll = FullEpoll(real, left)  # type: ignore[assignment]
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            await flows.pump.carry(flow.connection, flow.splicer, flow.splice)
+        flows.pump._epoll = real
+        assert (flows.pump.flows, open_fds()) == (0, before)
         async with trio.open_nursery() as nursery:  # and nothing was harmed
             await nursery.start(flow.carry, flows.pump)
             await flow.send(STREAM)

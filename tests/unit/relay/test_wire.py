@@ -154,3 +154,23 @@ async def test_an_engine_that_accepts_nobody_is_given_up_in_time() -> None:
         with pytest.raises(TimeoutError, match=r"no connection to 127.0.0.1:\d+ within 0.1 s"):
             await dialer(address, 0.1)()
         first.close()
+
+
+async def test_an_engine_whose_queue_is_full_is_waited_for(tmp_path: Path) -> None:
+    path = f"{tmp_path}/engine.sock"
+    with socket.socket(socket.AF_UNIX) as full, trio.fail_after(5):
+        full.bind(path)
+        full.listen(0)
+        first = await dialer(UnixAddress(path), 5.0)()
+        with pytest.raises(TimeoutError, match=r"within 0.1 s"):
+            await dialer(UnixAddress(path), 0.1)()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connect, UnixAddress(path))
+            await wait_all_tasks_blocked()
+            full.accept()[0].close()  # there is room now
+        full.accept()[0].close()
+        first.close()
+
+
+async def connect(address: Address) -> None:
+    (await dialer(address, 5.0)()).close()
