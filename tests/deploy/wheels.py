@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tests.deploy.playbooks import REPOSITORY
 
-#: In the project's metadata, and in the program.
-VERSIONS = {"pyproject.toml": r'^(version = )".+"$', "daemon/sluicegate/__init__.py": r'^(__version__ = )".+"$'}
+#: Where the version stands.
+VERSION_FILE, VERSION = "daemon/sluicegate/__init__.py", r'^(__version__ = )".+"$'
 
 
 def build(directory: Path, version: str | None = None) -> Path:
@@ -19,10 +19,11 @@ def build(directory: Path, version: str | None = None) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, tree)
     shutil.copytree(REPOSITORY / "daemon", tree / "daemon", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
-    for name, pattern in VERSIONS.items() if version else ():
-        text, replaced = re.subn(pattern, rf'\g<1>"{version}"', (tree / name).read_text(), flags=re.MULTILINE)
-        assert replaced == 1, f"{name} does not say the version once, as {pattern}"
-        (tree / name).write_text(text)
+    if version:
+        file = tree / VERSION_FILE
+        text, replaced = re.subn(VERSION, rf'\g<1>"{version}"', file.read_text(), flags=re.MULTILINE)
+        assert replaced == 1, f"{VERSION_FILE} does not say the version once, as {VERSION}"
+        file.write_text(text)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(directory), str(tree)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, f"pip wheel failed:\n{result.stdout}{result.stderr}"
