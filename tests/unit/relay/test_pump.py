@@ -21,9 +21,11 @@ from tests.unit.relay.flows import (
     Flow,
     beat,
     freeze,
+    open_flow,
     open_pump,
     reset,
     spin,
+    until,
 )
 from tests.unit.relay.framing import FINAL_FRAME, body_of, chunks_of
 
@@ -50,6 +52,23 @@ async def test_each_event_goes_at_once() -> None:
         for count in range(1, 50):
             await flow.send(framed(TOKEN))
             await flow.receive_tokens(count)
+
+
+async def test_an_engine_on_tcp_is_not_acknowledged_event_by_event() -> None:
+    def at_once(flow: Flow) -> int:
+        assert flow.connection.sock is not None
+        return flow.connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+
+    async with open_pump() as flows:
+        flow = await open_flow(engine=socket.AF_INET)
+        assert at_once(flow)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(flow.carry, flows.pump)
+            await until(lambda: flows.pump.flows == 1)
+            assert not at_once(flow)
+            await flow.send(STREAM)
+        assert await flow.ended() is None
+        flow.close()
 
 
 async def test_what_comes_behind_the_end_spoils_the_connection_not_the_stream() -> None:
@@ -274,7 +293,7 @@ async def test_cancelled_between_events(events: int, part: bytes) -> None:
         assert not flow.connection.reusable
 
 
-async def test_cancelled_before_the_pump_has_taken_it_up() -> None:
+async def test_cancelled_as_soon_as_the_pump_has_it() -> None:
     async with open_pump() as flows:
         for _ in range(50):
             flow = await flows.open()
