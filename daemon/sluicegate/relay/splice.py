@@ -73,10 +73,6 @@ class Splicer:
         self._marks = meter.marks
         self._verbatim = answer.at_boundary and splitter.at_boundary and meter.begun
 
-    def feed(self, data: bytes) -> bytes:
-        """What the client's socket gets for `data`; may be empty. EngineBroken if it is not HTTP."""
-        return data if self.passes(data) else self.reframed(data)
-
     def passes(self, data: bytes) -> bool:
         """Whether `data` goes out as it came, and then it counts as fed; else `reframed` is to be fed with it."""
         # In one piece, because this runs once per token, mostly on cold caches: each call that it were to make of a

@@ -8,6 +8,7 @@ from itertools import accumulate
 import h11
 
 from sluicegate.exchange import Dialect
+from sluicegate.relay.splice import Splicer
 from tests.recordings.recorded import recordings
 
 #: What the gateway writes has no extensions and no leading zeros; upper case comes only from an engine, verbatim.
@@ -51,6 +52,11 @@ def body_of(raw: bytes) -> bytes:
     if not raw.endswith(_LAST_CHUNK):
         raise ValueError(f"no end: {raw[-40:]!r}")
     return payload(raw[: -len(_LAST_CHUNK)])
+
+
+def fed(splicer: Splicer, data: bytes) -> bytes:
+    """What the client's socket gets for `data`, fed as the pump feeds it."""
+    return data if splicer.passes(data) else splicer.reframed(data)
 
 
 def h11_body(raw: bytes) -> bytes:

@@ -17,6 +17,7 @@ from tests.unit.relay.framing import (
     STREAMS,
     RecordedStream,
     body_of,
+    fed,
     h11_body,
     payload,
     without_additions,
@@ -37,7 +38,7 @@ def open_splicer(dialect: Dialect = Dialect.CHAT, *, asked: bool = False, head: 
 def splice(stream: RecordedStream, parts: Iterable[bytes], *, asked: bool) -> bytes:
     """The client's bytes for `parts`, the end of the body included."""
     splicer = open_splicer(stream.dialect, asked=asked, head=stream.head)
-    out = b"".join([splicer.feed(part) for part in parts])
+    out = b"".join([fed(splicer, part) for part in parts])
     assert splicer.complete
     assert splicer.healthy
     return out + splicer.closing()
@@ -62,10 +63,10 @@ def test_two_pieces_whatever_the_byte_between_them(stream: RecordedStream, asked
     arrived = stream.arrived()
     for cut in range(len(raw) + 1):
         splicer = open_splicer(stream.dialect, asked=asked, head=stream.head)
-        first = splicer.feed(raw[:cut])
+        first = fed(splicer, raw[:cut])
         seen = STAMP.sub(b"", payload(first))
         assert seen == stream.visible(arrived[cut], asked=asked), cut
-        out = first + splicer.feed(raw[cut:]) + splicer.closing()
+        out = first + fed(splicer, raw[cut:]) + splicer.closing()
         assert without_additions(body_of(out)) == stream.visible(len(stream.events), asked=asked), cut
 
 
@@ -75,7 +76,7 @@ def test_byte_by_byte(stream: RecordedStream, asked: bool) -> None:
     splicer = open_splicer(stream.dialect, asked=asked, head=stream.head)
     out = b""
     for count, arrived in enumerate(stream.arrived()[1:], 1):
-        out += splicer.feed(stream.raw[count - 1 : count])
+        out += fed(splicer, stream.raw[count - 1 : count])
         assert STAMP.sub(b"", payload(out)) == stream.visible(arrived, asked=asked), count
     check_whole(stream, out + splicer.closing(), asked=asked)
 
@@ -113,9 +114,9 @@ def test_chunk_by_chunk_the_framing_is_the_engines_own(stream: RecordedStream) -
 def test_framing_that_is_not_vllms_is_put_in_ours(foreign: bytes) -> None:
     event = b"data: " + b"x" * 180 + b"\n\n"  # 0xbc bytes: upper and lower case differ
     splicer = open_splicer()
-    assert splicer.feed(framed(TOKEN)) == framed(TOKEN)
-    assert splicer.feed(foreign % (len(event), event)) == framed(event)
-    assert splicer.feed(framed(event)) == framed(event)
+    assert fed(splicer, framed(TOKEN)) == framed(TOKEN)
+    assert fed(splicer, foreign % (len(event), event)) == framed(event)
+    assert fed(splicer, framed(event)) == framed(event)
 
 
 @pytest.mark.parametrize("trailers", [b"", b"x-checksum: 1\r\n", b"x-checksum: 1\r\nx-more: 2\r\n"])
@@ -123,10 +124,10 @@ def test_the_end_of_the_body_with_and_without_trailers_cut_anywhere(trailers: by
     end = b"0\r\n" + trailers + b"\r\n"
     for cut in range(len(end) + 1):
         splicer = open_splicer()
-        assert splicer.feed(framed(TOKEN) + framed(DONE)) == framed(TOKEN + DONE)
+        assert fed(splicer, framed(TOKEN) + framed(DONE)) == framed(TOKEN + DONE)
         complete = []
         for part in (b"", end[:cut], end[cut:]):
-            assert splicer.feed(part) == b""
+            assert fed(splicer, part) == b""
             complete.append(splicer.complete)
         assert complete == [False, cut == len(end), True]
         assert splicer.healthy
@@ -134,43 +135,43 @@ def test_the_end_of_the_body_with_and_without_trailers_cut_anywhere(trailers: by
 
 def test_a_token_is_passed_on_without_a_copy() -> None:
     splicer = open_splicer()
-    splicer.feed(framed(TOKEN))
+    fed(splicer, framed(TOKEN))
     for data in (framed(TOKEN), framed(TOKEN) * 20, framed(b": keep-alive\n\n"), framed(TOKEN * 2)):
-        assert splicer.feed(data) is data
+        assert fed(splicer, data) is data
 
 
 def test_a_read_that_ends_in_an_event_that_spans_chunks_holds_it_back() -> None:
     splicer = open_splicer()
-    assert splicer.feed(framed(TOKEN)) == framed(TOKEN)
-    assert splicer.feed(framed(TOKEN) + framed(TOKEN[:9])) == framed(TOKEN)
-    assert splicer.feed(framed(TOKEN[9:])) == framed(TOKEN)
-    assert splicer.feed(framed(TOKEN)) == framed(TOKEN)
+    assert fed(splicer, framed(TOKEN)) == framed(TOKEN)
+    assert fed(splicer, framed(TOKEN) + framed(TOKEN[:9])) == framed(TOKEN)
+    assert fed(splicer, framed(TOKEN[9:])) == framed(TOKEN)
+    assert fed(splicer, framed(TOKEN)) == framed(TOKEN)
 
 
 def test_a_read_that_ends_in_a_size_line_is_looked_at_once() -> None:
     """Counted from the missing line end, the second chunk would seem to end where the first one does: for ever."""
     first, second = (b"data: " + b"x" * size + b"\n\n" for size in (180, 183))
     splicer = open_splicer()
-    splicer.feed(framed(TOKEN))
-    assert splicer.feed(framed(first) + framed(second)[:3]) == framed(first)
-    assert splicer.feed(framed(second)[3:]) == framed(second)
+    fed(splicer, framed(TOKEN))
+    assert fed(splicer, framed(first) + framed(second)[:3]) == framed(first)
+    assert fed(splicer, framed(second)[3:]) == framed(second)
 
 
 def test_a_chunk_that_ends_with_a_line_but_not_with_an_event_waits_for_its_rest() -> None:
     splicer = open_splicer()
-    splicer.feed(framed(TOKEN))
-    assert splicer.feed(framed(b"event: x\n")) == b""
-    assert splicer.feed(framed(b"data: y\n\n")) == framed(b"event: x\ndata: y\n\n")
+    fed(splicer, framed(TOKEN))
+    assert fed(splicer, framed(b"event: x\n")) == b""
+    assert fed(splicer, framed(b"data: y\n\n")) == framed(b"event: x\ndata: y\n\n")
 
 
 def test_text_that_looks_like_chunks_is_text() -> None:
     """Read apart from its size line, such a chunk could pass for another one."""
     event = b"4\r\nab\n\n"
     splicer = open_splicer()
-    splicer.feed(framed(TOKEN))
+    fed(splicer, framed(TOKEN))
     size_line, rest = framed(event)[:3], framed(event)[3:]
-    assert splicer.feed(size_line) == b""
-    assert splicer.feed(rest) == framed(event)
+    assert fed(splicer, size_line) == b""
+    assert fed(splicer, rest) == framed(event)
 
 
 @pytest.mark.parametrize("cut", range(len(framed(TOKEN))))
@@ -180,8 +181,8 @@ def test_it_takes_over_in_the_middle_of_a_chunk(cut: int) -> None:
     answer.feed(framed(TOKEN) + framed(TOKEN)[:cut])
     assert meter.pass_on(splitter.feed(answer.take())) == (TOKEN if cut < 4 + len(TOKEN) else TOKEN * 2)
     splicer = Splicer(answer, splitter, meter)
-    assert splicer.feed(framed(TOKEN)[cut:]) == (framed(TOKEN) if cut < 4 + len(TOKEN) else b"")
-    assert splicer.feed(framed(TOKEN)) == framed(TOKEN)
+    assert fed(splicer, framed(TOKEN)[cut:]) == (framed(TOKEN) if cut < 4 + len(TOKEN) else b"")
+    assert fed(splicer, framed(TOKEN)) == framed(TOKEN)
 
 
 def test_it_takes_over_in_the_middle_of_an_event_between_two_chunks() -> None:
@@ -190,13 +191,13 @@ def test_it_takes_over_in_the_middle_of_an_event_between_two_chunks() -> None:
     answer.feed(framed(TOKEN) + framed(TOKEN[:10]))
     assert meter.pass_on(splitter.feed(answer.take())) == TOKEN
     splicer = Splicer(answer, splitter, meter)
-    assert splicer.feed(framed(TOKEN[10:])) == framed(TOKEN)
+    assert fed(splicer, framed(TOKEN[10:])) == framed(TOKEN)
 
 
 def test_a_usage_chunk_in_the_middle_of_a_read_is_taken_out_whole() -> None:
     splicer = open_splicer()
-    assert splicer.feed(framed(TOKEN)) == framed(TOKEN)
-    out = splicer.feed(framed(TOKEN) + framed(USAGE) + framed(DONE) + b"0\r\n\r\n")
+    assert fed(splicer, framed(TOKEN)) == framed(TOKEN)
+    out = fed(splicer, framed(TOKEN) + framed(USAGE) + framed(DONE) + b"0\r\n\r\n")
     assert payload(out) == TOKEN + DONE
     assert splicer.healthy
     frame = json.loads(payload(splicer.closing().removesuffix(b"0\r\n\r\n")).removeprefix(b": sluicegate "))
@@ -205,14 +206,14 @@ def test_a_usage_chunk_in_the_middle_of_a_read_is_taken_out_whole() -> None:
 
 def test_a_usage_chunk_alone_in_a_read_leaves_nothing_not_an_empty_chunk() -> None:
     splicer = open_splicer()
-    splicer.feed(framed(TOKEN))
-    assert splicer.feed(framed(USAGE)) == b""  # an empty chunk would be the end of the body
+    fed(splicer, framed(TOKEN))
+    assert fed(splicer, framed(USAGE)) == b""  # an empty chunk would be the end of the body
 
 
 def test_only_the_first_done_passes() -> None:
     splicer = open_splicer()
-    assert payload(splicer.feed(framed(TOKEN) + framed(DONE) + framed(DONE))) == TOKEN + DONE
-    assert splicer.feed(framed(DONE) + b"0\r\n\r\n") == b""
+    assert payload(fed(splicer, framed(TOKEN) + framed(DONE) + framed(DONE))) == TOKEN + DONE
+    assert fed(splicer, framed(DONE) + b"0\r\n\r\n") == b""
     assert splicer.healthy
 
 
@@ -222,38 +223,38 @@ def test_a_large_event_goes_out_whole(size: int, read: int) -> None:
     event = b'data: {"x":"%s"}\n\n' % (b"x" * (size - 16))
     assert len(event) == size
     splicer = open_splicer()
-    splicer.feed(framed(TOKEN))
+    fed(splicer, framed(TOKEN))
     raw = framed(event)
-    outs = [splicer.feed(raw[at : at + read]) for at in range(0, len(raw), read)]
+    outs = [fed(splicer, raw[at : at + read]) for at in range(0, len(raw), read)]
     assert payload(b"".join(outs)) == event
     assert sum(map(bool, outs)) == 1
-    assert splicer.feed(framed(TOKEN)) == framed(TOKEN)
+    assert fed(splicer, framed(TOKEN)) == framed(TOKEN)
 
 
 def test_an_event_above_the_bound_goes_out_in_pieces_and_the_stream_goes_on() -> None:
     event = b"data: %s\n\n" % (b"x" * (2 * MAX_EVENT_BYTES))
     splitter = EventSplitter()
     splicer = Splicer(Answer(HEAD), splitter, StreamMeter(Dialect.CHAT, False, lambda: 2.0, 1.0))
-    splicer.feed(framed(TOKEN))
+    fed(splicer, framed(TOKEN))
     raw = framed(event)
     sizes = []
     out = b""
     for at in range(0, len(raw), 65_536):
-        out += splicer.feed(raw[at : at + 65_536])
+        out += fed(splicer, raw[at : at + 65_536])
         sizes.append(min(at + 65_536, len(raw)) - len(out))
     assert payload(out) == event
     assert max(sizes) <= MAX_EVENT_BYTES + 65_536
     assert not splitter.mid_event
-    assert splicer.feed(framed(TOKEN)) == framed(TOKEN)
+    assert fed(splicer, framed(TOKEN)) == framed(TOKEN)
 
 
 @pytest.mark.parametrize("garbage", [b"zz\r\n", b"-1\r\n", b"\r\n", b" 5\r\n", b"5\rx", b"0x5\r\n", b"5 \x00\r\n"])
 @pytest.mark.parametrize("before", [b"", framed(TOKEN)], ids=["alone", "behind an event"])
 def test_what_is_no_chunk_is_no_answer(garbage: bytes, before: bytes) -> None:
     splicer = open_splicer()
-    splicer.feed(framed(TOKEN))
+    fed(splicer, framed(TOKEN))
     with pytest.raises(EngineBroken, match="not HTTP"):
-        splicer.feed(before + garbage)
+        fed(splicer, before + garbage)
 
 
 @pytest.mark.parametrize(
@@ -261,14 +262,14 @@ def test_what_is_no_chunk_is_no_answer(garbage: bytes, before: bytes) -> None:
 )
 def test_a_chunk_that_does_not_end_where_it_should(raw: bytes) -> None:
     splicer = open_splicer()
-    splicer.feed(framed(TOKEN))
+    fed(splicer, framed(TOKEN))
     with pytest.raises(EngineBroken):
-        splicer.feed(raw + framed(TOKEN))
+        fed(splicer, raw + framed(TOKEN))
 
 
 def test_a_body_that_ends_before_the_stream_does_is_complete_but_not_healthy() -> None:
     splicer = open_splicer()
-    assert splicer.feed(framed(TOKEN) + framed(TOKEN[:-1]) + b"0\r\n\r\n") == framed(TOKEN)
+    assert fed(splicer, framed(TOKEN) + framed(TOKEN[:-1]) + b"0\r\n\r\n") == framed(TOKEN)
     assert splicer.complete
     assert not splicer.healthy
 
@@ -276,8 +277,8 @@ def test_a_body_that_ends_before_the_stream_does_is_complete_but_not_healthy() -
 def test_bytes_behind_the_end_of_the_body_are_nobodys_and_spoil_the_connection() -> None:
     answer = Answer(HEAD)
     splicer = Splicer(answer, EventSplitter(), StreamMeter(Dialect.CHAT, False, lambda: 2.0, 1.0))
-    splicer.feed(framed(TOKEN))
-    assert payload(splicer.feed(framed(DONE) + b"0\r\n\r\n" + b"HTTP/1.1 200 OK\r\n\r\n")) == DONE
+    fed(splicer, framed(TOKEN))
+    assert payload(fed(splicer, framed(DONE) + b"0\r\n\r\n" + b"HTTP/1.1 200 OK\r\n\r\n")) == DONE
     assert splicer.complete
     assert answer.surplus
 
