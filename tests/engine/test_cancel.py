@@ -18,10 +18,10 @@ import trio
 
 from tests.contract.raw import post
 from tests.contract.target import DIALECTS, PATIENCE_S, Numbers, Target
-from tests.engine.leavers import WAYS, Leaver, come
 from tests.engine.real import SEQUENCES
 from tests.engine.waits import POLL_S, entered, idle, until
 from tests.harness import Running, configuration, open_gateway
+from tests.wire.visitors import WAYS, Http2Visitor, Visitor, come
 
 pytestmark = pytest.mark.engine
 
@@ -49,7 +49,7 @@ class Latency:
 
 
 async def leave(
-    running: Running, engine: Target, leaver: Leaver, active: int = 0, engine_rests: Callable[[Numbers], bool] = idle
+    running: Running, engine: Target, leaver: Visitor, active: int = 0, engine_rests: Callable[[Numbers], bool] = idle
 ) -> Latency:
     """Let `leaver` go; how long its traces last. `active`, `engine_rests`: what is right without it."""
     admission = running.gateway.admission
@@ -57,7 +57,8 @@ async def leave(
     async with engine.client() as client:
         await engine.numbers(client)  # the connection is there before the clock runs
         left_at = trio.current_time()
-        await leaver.leave()
+        # As its kind cancels: HTTP/2 clients reset their stream and keep the connection.
+        await leaver.leave("cancel" if isinstance(leaver, Http2Visitor) else "close")
         while gateway_s is None or engine_s is None:
             if gateway_s is None and (admission.active, admission.waiting) == (active, 0):
                 gateway_s = trio.current_time() - left_at
@@ -89,9 +90,9 @@ def long_prompt(engine: Target) -> dict[str, Any]:
 
 async def in_mid_stream(engine: Target, way: str) -> list[Latency]:
     async with open_gateway(configuration(engine.base_url, max_active=1)) as running:
-        async with await come(way, running.base_url) as leaver:
-            await leaver.ask(DIALECTS["chat"], endless(engine))
-            await leaver.receive_events(6)
+        async with await come(way, running) as leaver:
+            await leaver.send(DIALECTS["chat"], endless(engine))
+            await leaver.until_events(6)
             latency = await leave(running, engine, leaver)
         assert running.outcomes() == {"client_gone_active": 1}
         await assert_open(running, engine)
@@ -101,8 +102,8 @@ async def in_mid_stream(engine: Target, way: str) -> list[Latency]:
 async def during_prefill(engine: Target, way: str) -> list[Latency]:
     async with open_gateway(configuration(engine.base_url, max_active=1)) as running, engine.client() as client:
         before = await engine.numbers(client)
-        async with await come(way, running.base_url) as leaver:
-            await leaver.ask(DIALECTS["completions"], long_prompt(engine))
+        async with await come(way, running) as leaver:
+            await leaver.send(DIALECTS["completions"], long_prompt(engine))
             await until(engine, lambda numbers: numbers.running == 1)
             latency = await leave(running, engine, leaver)
         # A token means that the prefill came to its end, for all that the client had left.
@@ -117,8 +118,8 @@ async def during_prefill(engine: Target, way: str) -> list[Latency]:
 async def during_a_request_without_stream(engine: Target, way: str) -> list[Latency]:
     async with open_gateway(configuration(engine.base_url, max_active=1)) as running, engine.client() as client:
         before = await engine.numbers(client)
-        async with await come(way, running.base_url) as leaver:
-            await leaver.ask(DIALECTS["chat"], endless(engine, stream=False))
+        async with await come(way, running) as leaver:
+            await leaver.send(DIALECTS["chat"], endless(engine, stream=False))
             await until(engine, lambda numbers: numbers.generation_tokens > before.generation_tokens)
             latency = await leave(running, engine, leaver)
         assert running.outcomes() == {"client_gone_active": 1}
@@ -128,15 +129,15 @@ async def during_a_request_without_stream(engine: Target, way: str) -> list[Late
 
 async def in_the_queue(engine: Target, way: str) -> list[Latency]:
     async with open_gateway(configuration(engine.base_url, max_active=1)) as running:
-        async with await come("fast", running.base_url) as holder, await come(way, running.base_url) as leaver:
-            await holder.ask(DIALECTS["chat"], endless(engine))
-            await holder.receive_events(2)
-            await leaver.ask(DIALECTS["chat"], endless(engine))
+        async with await come("fast", running) as holder, await come(way, running) as leaver:
+            await holder.send(DIALECTS["chat"], endless(engine))
+            await holder.until_events(2)
+            await leaver.send(DIALECTS["chat"], endless(engine))
             await entered(running, active=1, waiting=1)
             first = await leave(running, engine, leaver, 1, lambda numbers: numbers.running == 1)
             assert running.outcomes() == {"client_gone_queued": 1}
             # Whom it left behind is served on, and nobody has taken its slot away.
-            await holder.receive_events(20)
+            await holder.until_events(20)
             second = await leave(running, engine, holder)
         assert running.outcomes() == {"client_gone_queued": 1, "client_gone_active": 1}
         await assert_open(running, engine)
@@ -147,19 +148,19 @@ async def in_the_engines_queue(engine: Target, way: str) -> list[Latency]:
     """More slots than the engine's batch has places: the last one waits in the engine's own queue."""
     slots = SEQUENCES + 1
     async with open_gateway(configuration(engine.base_url, max_active=slots)) as running, AsyncExitStack() as stack:
-        holders = [await stack.enter_async_context(await come("fast", running.base_url)) for _ in range(SEQUENCES)]
-        leaver = await stack.enter_async_context(await come(way, running.base_url))
+        holders = [await stack.enter_async_context(await come("fast", running)) for _ in range(SEQUENCES)]
+        leaver = await stack.enter_async_context(await come(way, running))
         for holder in holders:
-            await holder.ask(DIALECTS["chat"], endless(engine))
+            await holder.send(DIALECTS["chat"], endless(engine))
         await until(engine, lambda numbers: numbers.running == SEQUENCES)
-        await leaver.ask(DIALECTS["chat"], endless(engine))
+        await leaver.send(DIALECTS["chat"], endless(engine))
         await until(engine, lambda numbers: numbers.waiting == 1)
         rest = (SEQUENCES, 0)
         latency = await leave(
             running, engine, leaver, SEQUENCES, lambda numbers: (numbers.running, numbers.waiting) == rest
         )
         for holder in holders:
-            await holder.leave()
+            await holder.leave("close")
         await until(engine, idle)
         await running.settled()
         assert running.outcomes() == {"client_gone_active": slots}
