@@ -171,7 +171,7 @@ class Pump:
     async def carry(self, connection: EngineConnection, splicer: Splicer, client: Splice) -> None:
         """Carry the rest of a chunked answer to the client, its end included.
 
-        Raises OSError if there are no descriptors left for it, and has touched nothing then.
+        Raises OSError if the kernel has no descriptors or no epoll entries left for it, and has touched nothing then.
         Raises EngineBroken, EngineIdle, ClientGone or ClientStalled. After the first two, and when cancelled, only
         whole events have gone out, and what the client's socket has not taken of them is owed by `client`.
         Both sockets stay their owners', who must not use them before this returns.
@@ -235,7 +235,7 @@ class Pump:
         os.eventfd_write(self._wake, 1)
 
     def _end_all(self) -> None:
-        """The thread is gone, or at its last statement: nobody else is left to end what it had and has yet to take up.
+        """The thread is gone, or at its last statement: nobody else is left to end what it had.
 
         A flow that is never ended is a task that cannot even be cancelled, and the daemon could not exit.
         """
@@ -368,11 +368,11 @@ class Pump:
 
     def _take_orders(self) -> None:
         while self._orders:
-            flow = self._orders.popleft()
-            if isinstance(flow, trio.Event):
-                self._soon(flow.set)
-                continue
-            self._finish(flow, _End.ABORTED)  # unless it has ended by itself before its abort came
+            order = self._orders.popleft()
+            if isinstance(order, trio.Event):
+                self._soon(order.set)
+            else:
+                self._finish(order, _End.ABORTED)  # unless it has ended by itself before its abort came
 
     def _finish(self, flow: _Flow, end: _End, why: str = "") -> None:
         if flow.end is None:
