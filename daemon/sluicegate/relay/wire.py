@@ -5,6 +5,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -97,29 +98,41 @@ class SocketWire:
 
 def dialer(address: Address, timeout_s: float) -> Dial:
     """A Dial for `address`. It raises OSError if nobody listens or if connecting takes longer than `timeout_s`."""
-    named = isinstance(address, TcpAddress) and not _is_literal(address.host)
+    if isinstance(address, UnixAddress):
+        return partial(_dial, address, socket.AF_UNIX, address.path, timeout_s)
+    if not _is_literal(address.host):
+        return partial(_dial_name, address, timeout_s)
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    return partial(_dial, address, family, (address.host, address.port), timeout_s)
 
-    async def dial() -> Wire:
-        if named:
-            assert isinstance(address, TcpAddress)
-            with trio.move_on_after(timeout_s):
-                return _detach((await trio.open_tcp_stream(address.host, address.port)).socket)
-        else:
-            wire = _unconnected(address)
-            try:
-                code = wire.sock.connect_ex(_target(address))
-                if code == 0 or (code == errno.EINPROGRESS and _has_peer(wire.sock)):
-                    return wire  # on one host always: no scope and no turn of the scheduler for that
-                with trio.move_on_after(timeout_s):
-                    await _connected(wire.sock, _target(address), code)
-                    return wire
-            except BaseException:
-                wire.close()
-                raise
-            wire.close()
-        raise TimeoutError(f"no connection to {address} within {timeout_s:g} s")
 
-    return dial
+async def _dial_name(address: TcpAddress, timeout_s: float) -> Wire:
+    with trio.move_on_after(timeout_s):
+        sock = (await trio.open_tcp_stream(address.host, address.port)).socket
+        return _wire(socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach()))
+    raise _too_late(address, timeout_s)
+
+
+async def _dial(
+    address: Address, family: socket.AddressFamily, target: tuple[str, int] | str, timeout_s: float
+) -> Wire:
+    """Where no name is to be looked up: a fraction of the work of trio.open_tcp_stream."""
+    wire = _wire(socket.socket(family))
+    try:
+        code = wire.sock.connect_ex(target)
+        if code == 0 or (code == errno.EINPROGRESS and _has_peer(wire.sock)):
+            return wire  # on one host always: no scope and no turn of the scheduler for that
+        with trio.move_on_after(timeout_s):
+            await _connected(wire.sock, target, code)
+            return wire
+        raise _too_late(address, timeout_s)
+    except BaseException:
+        wire.close()
+        raise
+
+
+def _too_late(address: Address, timeout_s: float) -> TimeoutError:
+    return TimeoutError(f"no connection to {address} within {timeout_s:g} s")
 
 
 async def _connected(sock: socket.socket, target: tuple[str, int] | str, code: int) -> None:
@@ -150,21 +163,6 @@ def _is_literal(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _target(address: Address) -> tuple[str, int] | str:
-    return address.path if isinstance(address, UnixAddress) else (address.host, address.port)
-
-
-def _unconnected(address: Address) -> SocketWire:
-    """A wire that is to be connected to where no name is to be looked up."""
-    if isinstance(address, UnixAddress):
-        return _wire(socket.socket(socket.AF_UNIX))
-    return _wire(socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET))
-
-
-def _detach(sock: "trio.socket.SocketType") -> SocketWire:
-    return _wire(socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach()))
 
 
 def _wire(sock: socket.socket) -> SocketWire:

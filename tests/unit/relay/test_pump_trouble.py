@@ -124,18 +124,23 @@ def descriptors_left(count: int) -> Iterator[None]:
             os.close(filler)
 
 
+async def assert_unharmed(flow: Flow, pump: Pump) -> None:
+    """A flow that was not taken up is carried like any other now."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(flow.carry, pump)
+        await flow.send(STREAM)
+    assert flow.error is None
+    assert body_of(flow.drained()).startswith(TOKEN * 3 + DONE)
+    flow.close()
+
+
 @pytest.mark.parametrize("left", [0, 1])
 async def test_without_descriptors_for_both_sockets_it_takes_neither(left: int) -> None:
     async with open_pump() as flows:
         flow = await open_flow()
         with descriptors_left(left), pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
             await flows.pump.carry(flow.connection, flow.splicer, flow.splice)
-        async with trio.open_nursery() as nursery:  # and nothing was harmed
-            await nursery.start(flow.carry, flows.pump)
-            await flow.send(STREAM)
-        assert flow.error is None
-        assert body_of(flow.drained()).startswith(TOKEN * 3 + DONE)
-        flow.close()
+        await assert_unharmed(flow, flows.pump)
 
 
 class FullEpoll:
@@ -164,12 +169,7 @@ async def test_a_stream_that_the_kernel_will_not_watch_is_not_taken_up(left: int
             await flows.pump.carry(flow.connection, flow.splicer, flow.splice)
         flows.pump._epoll = real
         assert (flows.pump.flows, open_fds()) == (0, before)
-        async with trio.open_nursery() as nursery:  # and nothing was harmed
-            await nursery.start(flow.carry, flows.pump)
-            await flow.send(STREAM)
-        assert flow.error is None
-        assert body_of(flow.drained()).startswith(TOKEN * 3 + DONE)
-        flow.close()
+        await assert_unharmed(flow, flows.pump)
 
 
 def event(name: str, rank: int) -> bytes:
