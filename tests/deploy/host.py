@@ -194,21 +194,12 @@ def _prepare(directory: Path, root: Path, net: Network, found: outside.Outside) 
 
     (root / "etc/hostname").write_text("gpu1\n")
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n127.0.1.1 gpu1\n::1 localhost\n")
-    resolv = root / "etc/resolv.conf"
-    resolv.unlink(missing_ok=True)
-    resolv.write_text(found.resolv_conf)
-    (root / "etc/apt/apt.conf.d/99outside").write_text(found.apt)
-    (root / "etc/pip.conf").write_text(found.pip_conf)
-    (root / "etc/uv").mkdir()
-    (root / "etc/uv/uv.toml").write_text(found.uv_toml)
-    # update-ca-certificates takes whatever certificates are in a file, and keeps them when it runs again.
-    shutil.copy(found.bundle, root / "usr/local/share/ca-certificates/outside.crt")
-    subprocess.run(["chroot", str(root), "update-ca-certificates"], check=True, capture_output=True)
+    found.write(root)
 
 
 @contextlib.contextmanager
 def _running(name: str, directory: Path, root: Path, net: Network, found: outside.Outside) -> Iterator[Host]:
-    binds = [f"--bind-ro={path}" for path in found.directories]
+    binds = [f"--bind-ro={path}" for path in found.binds]
     command = [
         "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", f"--machine={name}", f"--directory={root}",
         f"--network-namespace-path={net.path}", "--capability=CAP_NET_ADMIN", "--resolv-conf=off", "--link-journal=no",
