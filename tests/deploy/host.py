@@ -1,14 +1,15 @@
-"""A throwaway host: Debian 12, booted with systemd as its PID 1 and reached by SSH, on this machine and without a VM.
+"""A throwaway host: Debian 12 or 13, booted with systemd as its PID 1, reached by SSH, on this machine without a VM.
 
     with booted_host() as host:
         host.run("systemctl", "is-system-running")
 
 It runs in systemd-nspawn, on an overlay over the cached base image and in a network of its own, and leaves nothing
-behind, however it ends: what a killed run left is removed by the next. `python -m tests.deploy` boots one to look
-around in.
+behind, however it ends: what a killed run left is removed by the next. Several hosts may run at a time, also of one
+process, and reach each other by their addresses. `python -m tests.deploy` boots one to look around in.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shlex
@@ -36,8 +37,10 @@ TOOLS = {
     "gpg": "gpg",
 }
 
-#: Names of hosts, and by them of their networks and directories, start so; the rest is the process id of the owner.
+#: Names of hosts, and by them of their networks and directories, are this, the process id of the owner, a dash and which
+#: of the owner's hosts it is. A name may have 13 characters, for those of network interfaces have 15.
 PREFIX = "sgd"
+_numbers = itertools.count(1)
 
 #: It takes 2 s on two idle cores (seconds).
 BOOT_S = 60.0
@@ -149,14 +152,14 @@ class Host:
 
 
 @contextlib.contextmanager
-def booted_host() -> Iterator[Host]:
+def booted_host(suite: str = image.DEBIAN_12) -> Iterator[Host]:
     """Boot a host, and remove it at the end."""
     require_tools()
     _sweep()
-    name = f"{PREFIX}{os.getpid()}"
+    name = f"{PREFIX}{os.getpid()}-{next(_numbers)}"
     directory = image.cache() / "hosts" / name
     found = outside.look()
-    base = image.base_image(found)
+    base = image.base_image(found, suite)
     try:
         with network(name) as net:
             root = _file_system(directory, base)
@@ -299,7 +302,7 @@ def _remove(directory: Path) -> None:
 def _sweep() -> None:
     """Remove what runs that were killed have left: a host belongs to the process in its name."""
     for directory in (image.cache() / "hosts").glob(f"{PREFIX}*"):
-        owner = int(directory.name.removeprefix(PREFIX))
+        owner = directory.name.removeprefix(PREFIX).partition("-")[0]
         if not Path(f"/proc/{owner}").exists():
             for process in _processes_of(directory.name):
                 with contextlib.suppress(ProcessLookupError):

@@ -5,6 +5,7 @@ this machine as a client would see it.
 """
 
 import contextlib
+import fcntl
 import ipaddress
 import json
 import shlex
@@ -20,6 +21,8 @@ RANGE = ipaddress.ip_network("198.18.64.0/18")
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 #: What it was before the first of the hosts that run now; the last one puts it back, also for one that was killed.
 FORWARDING_BEFORE = Path("/run/sluicegate-deploy-ip-forward")
+#: Held while a network is made or taken away.
+LOCK = Path("/run/sluicegate-deploy-network.lock")
 
 
 @dataclass(frozen=True)
@@ -61,37 +64,52 @@ def _way_out() -> tuple[str, int]:
 
 @contextlib.contextmanager
 def network(name: str) -> Iterator[Network]:
-    """Make the network `name` (at most 12 characters) and take it away again."""
+    """Make the network `name` (at most 13 characters) and take it away again."""
+    try:
+        with _one_at_a_time():
+            made = _make(name)
+        yield made
+    finally:
+        with _one_at_a_time():
+            dismantle(name)
+            if FORWARDING_BEFORE.exists() and not _others():
+                FORWARDING.write_text(FORWARDING_BEFORE.read_text())
+                FORWARDING_BEFORE.unlink()
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Hosts may start and end at the same moment, and two of them must not take the same addresses."""
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _make(name: str) -> Network:
     inner, outer = f"{name}-i", f"{name}-o"
     addresses = _free_network()
     here, host = str(addresses[1]), str(addresses[2])
     device, mtu = _way_out()
     if not FORWARDING_BEFORE.exists():
         FORWARDING_BEFORE.write_text(FORWARDING.read_text())
-    try:
-        _run("ip", "netns", "add", name)
-        _run("ip", "link", "add", outer, "mtu", str(mtu), "type", "veth", "peer", "name", inner, "mtu", str(mtu))
-        _run("ip", "link", "set", inner, "netns", name, "name", "eth0")
-        _run("ip", "addr", "add", f"{here}/30", "dev", outer)
-        _run("ip", "link", "set", outer, "up")
-        for command in (
-            ("addr", "add", f"{host}/30", "dev", "eth0"),
-            ("link", "set", "eth0", "up"),
-            ("link", "set", "lo", "up"),
-            ("route", "add", "default", "via", here),
-        ):
-            _run("ip", "-n", name, *command)
-        hook = "{ type nat hook postrouting priority 100 ; }"
-        rule = f'ip saddr {addresses} oifname "{device}" masquerade'
-        orders = f"add table ip {name}\nadd chain ip {name} out {hook}\nadd rule ip {name} out {rule}\n"
-        _run("nft", "-f", "-", given=orders)
-        FORWARDING.write_text("1")
-        yield Network(name, here, host)
-    finally:
-        dismantle(name)
-        if not _others():
-            FORWARDING.write_text(FORWARDING_BEFORE.read_text())
-            FORWARDING_BEFORE.unlink()
+    _run("ip", "netns", "add", name)
+    _run("ip", "link", "add", outer, "mtu", str(mtu), "type", "veth", "peer", "name", inner, "mtu", str(mtu))
+    _run("ip", "link", "set", inner, "netns", name, "name", "eth0")
+    _run("ip", "addr", "add", f"{here}/30", "dev", outer)
+    _run("ip", "link", "set", outer, "up")
+    for command in (
+        ("addr", "add", f"{host}/30", "dev", "eth0"),
+        ("link", "set", "eth0", "up"),
+        ("link", "set", "lo", "up"),
+        ("route", "add", "default", "via", here),
+    ):
+        _run("ip", "-n", name, *command)
+    hook = "{ type nat hook postrouting priority 100 ; }"
+    rule = f'ip saddr {addresses} oifname "{device}" masquerade'
+    orders = f"add table ip {name}\nadd chain ip {name} out {hook}\nadd rule ip {name} out {rule}\n"
+    _run("nft", "-f", "-", given=orders)
+    FORWARDING.write_text("1")
+    return Network(name, here, host)
 
 
 def dismantle(name: str) -> None:
