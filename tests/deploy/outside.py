@@ -184,14 +184,19 @@ def _output(*argv: str) -> str:
 
 def _debian() -> str:
     """The mirror from which this machine takes Debian, if it is a Debian that says so."""
-    targets = _output(
-        "apt-get", "indextargets", "--format", "$(ORIGIN) $(CODENAME) $(REPO_URI)", "Created-By: Packages"
+    return parse_mirror(
+        _output("apt-get", "indextargets", "--format", "$(ORIGIN) $(CODENAME) $(REPO_URI)", "Created-By: Packages")
     )
+
+
+def parse_mirror(targets: str) -> str:
+    """The first mirror of a release of Debian's in lines of origin, codename and URI: a mirror has every release."""
     for line in targets.splitlines():
         origin, _, rest = line.partition(" ")
         codename, _, uri = rest.partition(" ")
-        # debootstrap reads no other kinds, such as a list of mirrors in a file or a disc.
-        if origin == "Debian" and codename == "bookworm" and uri.startswith(("http:", "https:", "file:")):
+        # bookworm-security and its like are not releases. debootstrap reads no other kinds of URI, such as a list of
+        # mirrors in a file or a disc.
+        if origin == "Debian" and "-" not in codename and uri.startswith(("http:", "https:", "file:")):
             return uri.rstrip("/")
     return ""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.outside import PIP_FILES, PIP_PLAIN, PIP_SOURCES, Outside, look, parse_pip
+from tests.deploy.outside import PIP_FILES, PIP_PLAIN, PIP_SOURCES, Outside, look, parse_mirror, parse_pip
 
 #: What `pip install --help` says of an option whose value is a file or a directory of this machine, or may be one.
 PATHS = re.compile(r"--([a-z-]+) <(?:file|path|dir|path/url|url|python)>")
@@ -152,3 +152,13 @@ def test_everything_that_this_machine_is_told_comes_along() -> None:
     assert [path for path in missing if not covered(path, outside)] == []
     assert outside.trusted
     assert outside.resolv_conf
+
+
+@pytest.mark.parametrize("release", ["bookworm", "trixie"])
+def test_the_mirror_is_found_whatever_release_this_machine_runs(release: str) -> None:
+    targets = (
+        f"Grafana stable https://apt.example/\nDebian {release}-security http://security.example/debian-security/\n"
+        f"Debian {release} file:/srv/debian/\nDebian {release} cdrom:[Debian]/\n"
+    )
+    assert parse_mirror(targets) == "file:/srv/debian"
+    assert parse_mirror(f"Ubuntu noble http://archive.example/\nDebian {release} cdrom:[Debian]/\n") == ""
