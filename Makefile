@@ -26,7 +26,7 @@ lint: .venv/tools.stamp
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
 	cd ansible && ../$(BIN)/ansible-lint --offline
-	$(BIN)/python ansible/generate.py --check uv gateway prometheus node_exporter firewall
+	$(BIN)/python ansible/generate.py --check common uv gateway prometheus node_exporter firewall
 	shellcheck .ci/run .ci/packages
 	$(BIN)/python -m grafana.sluicegate_dashboards.build --check
 

@@ -1,0 +1,43 @@
+"""A task's name is an order: its first word is an imperative."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ANSIBLE = Path(__file__).parents[2] / "ansible"
+ROLES = ("common", "uv", "gateway", "prometheus", "node_exporter", "firewall")
+FILES = sorted(
+    path
+    for pattern in (
+        *(f"roles/{role}/{part}/*.yml" for role in ROLES for part in ("tasks", "handlers")),
+        "playbooks/**/*.yml",
+    )
+    for path in ANSIBLE.glob(pattern)
+    if path != ANSIBLE / "roles/gateway/tasks/verify.yml"
+)
+
+#: Each is an imperative, and says what its task does; add one where none of these does ("Look" says too little).
+VERBS = frozenset({
+    "Add", "Announce", "Apply", "Ask", "Build", "Check", "Close", "Compute", "Configure", "Connect", "Copy", "Create",
+    "Decide", "Disable", "Download", "Drop", "Enable", "Fetch", "Find", "Generate", "Give", "Hold", "Install", "Keep",
+    "Let", "List", "Load", "Make", "Mark", "Name", "Note", "Pack", "Pin", "Prepare", "Provision", "Put", "Read",
+    "Reboot", "Reload", "Remove", "Reset", "Restart", "Restore", "Resume", "Roll", "Sandbox", "Save", "Say", "Schedule",
+    "Set", "Start", "Stop", "Switch", "Test", "Try", "Uninstall", "Unpack", "Update", "Upgrade", "Verify", "Wait",
+    "Write",
+})  # fmt: skip
+
+
+def tasks(nodes: object) -> Iterator[dict[str, object]]:
+    """All plays, tasks and blocks, those inside of others too."""
+    for node in nodes if isinstance(nodes, list) else []:
+        yield node
+        for key in ("tasks", "pre_tasks", "post_tasks", "handlers", "block", "rescue", "always"):
+            yield from tasks(node.get(key))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ANSIBLE)))
+def test_task_names_begin_with_an_imperative(path: Path) -> None:
+    names = [str(task.get("name", "")) for task in tasks(yaml.safe_load(path.read_text()))]
+    assert [name for name in names if (name.split() or [""])[0] not in VERBS] == []
