@@ -22,14 +22,15 @@ def engine_paths(pytestconfig: pytest.Config) -> EnginePaths:
 
 
 @pytest.fixture(scope="session")
-def _shared_engine(engine_paths: EnginePaths, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
+def shared_engine(engine_paths: EnginePaths, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
+    """The one engine of the session, which is started by whoever needs it first."""
     engine = RealEngine(engine_paths, tmp_path_factory.mktemp("engine") / "engine.log")
     yield engine
     engine.stop()
 
 
 @pytest.fixture
-def real_engine(_shared_engine: RealEngine) -> RealEngine:
+def real_engine(shared_engine: RealEngine) -> RealEngine:
     """vLLM on the CPU, ready: one process for the whole session. The first test waits for it, about a minute."""
-    _shared_engine.ensure_running()
-    return _shared_engine
+    shared_engine.ensure_running()
+    return shared_engine

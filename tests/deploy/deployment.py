@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tests.deploy import packages, playbooks, snapshot, wheels
@@ -14,21 +14,28 @@ TOKEN = "hf_a-token-that-nobody-else-may-read"
 
 @dataclass
 class Deployment:
-    """`variables`: the inventory's. `fresh`: the host before anything was done to it, at `since` (Unix time)."""
+    """`variables`: the inventory's. `fresh`: the host before anything was done to it, at `since` (Unix time).
+
+    `logs`: what the names of its files in build/deploy begin with.
+    """
 
     host: Host
     variables: dict[str, object]
     fresh: snapshot.Snapshot
     since: float
+    logs: str = ""
 
     def play(self, playbook: str, *args: str, log: str) -> playbooks.Run:
         """Run a playbook with the inventory. `log`: the name of its file in build/deploy."""
-        return playbooks.play(self.host, playbook, *args, variables=self.variables, log=log)
+        return playbooks.play(self.host, playbook, *args, variables=self.variables, log=self.logs + log)
 
 
 @contextlib.contextmanager
-def prepared(host: Host) -> Iterator[Deployment]:
-    """Build the wheel, serve the stand-ins' repositories until the end of the block, and write down the variables."""
+def prepared(host: Host, logs: str = "", more: Mapping[str, object] | None = None) -> Iterator[Deployment]:
+    """Build the wheel, serve the stand-ins' repositories until the end of the block, and write down the variables.
+
+    `more`: variables in addition to those that every deployment here is given; they win.
+    """
     wheel = wheels.build(host.directory / "wheel")
     with packages.repositories(host.directory / "repositories", host.network.here) as repositories:
         variables: dict[str, object] = {
@@ -48,5 +55,6 @@ def prepared(host: Host) -> Iterator[Deployment]:
             "grafana_repository_key": repositories.key,
             "grafana_admin_password": PASSWORD,
             "firewall_manage": True,
+            **(more or {}),
         }
-        yield Deployment(host, variables, snapshot.take(host), time.time())
+        yield Deployment(host, variables, snapshot.take(host), time.time(), logs)

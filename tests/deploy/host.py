@@ -37,8 +37,8 @@ TOOLS = {
     "gpg": "gpg",
 }
 
-#: Names of hosts, and by them of their networks and directories, are this, the process id of the owner, a dash and which
-#: of the owner's hosts it is. A name may have 13 characters, for those of network interfaces have 15.
+#: The name of a host, of its network and of its directory: this, the process id of the owner, a dash, and which of the
+#: owner's hosts it is. It may have 13 characters, for names of network interfaces may have 15.
 PREFIX = "sgd"
 _numbers = itertools.count(1)
 

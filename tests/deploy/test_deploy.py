@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from grafana.sluicegate_dashboards.expressions import expressions
-from tests.deploy import playbooks, snapshot, visitors, wheels
+from tests.deploy import checks, leftovers, playbooks, snapshot, visitors, wheels
+from tests.deploy.checks import LISTENERS, SCRAPES_S, UNITS
 from tests.deploy.deployment import PASSWORD, TOKEN, Deployment, prepared
 from tests.deploy.eventually import eventually
 from tests.deploy.host import Host, booted_host
@@ -34,50 +35,9 @@ AT_A_TIME = 2
 BAD_INVENTORIES = sorted((Path(__file__).parent / "bad_inventories").glob("*.yml"))
 SENTENCE = re.compile(r"# Stops with: (.+)")
 
-#: Unit → the highest exposure that `systemd-analyze security` may give it.
-UNITS = {
-    "sluicegate.service": 1.5,
-    "vllm@main.service": 3.0,
-    "prometheus.service": 3.0,
-    "prometheus-node-exporter.service": 3.0,
-    "nvidia-dcgm-exporter.service": 3.0,
-    "grafana-server.service": 3.0,
-}
-
-#: Everything that may listen on TCP, and where.
-LISTENERS = {
-    "0.0.0.0:22": "sshd",
-    "[::]:22": "sshd",
-    "0.0.0.0:8080": "sluicegate",
-    "127.0.0.1:9090": "prometheus",
-    "127.0.0.1:9091": "grafana",
-    "127.0.0.1:9100": "prometheus-node",
-    "127.0.0.1:9400": "dcgm-exporter",
-    "127.0.0.1:5555": "nv-hostengine",
-}
-
 #: Gauges that the gateway reads from NVML, of which it exports names alone on a host without a GPU. In every panel they
 #: stand beside DCGM's.
 NVML = re.compile("api_gpu_(?!available$)")
-
-#: What an uninstall without the data may leave: databases, who owns them, and the key that Grafana's is encrypted with.
-DATA = re.compile(
-    r"new: /var/lib/(sluicegate|vllm|prometheus|grafana)(/|$)"
-    r"|accounts: \+ (sluicegate|vllm):"
-    r"|new: /etc/grafana(/credentials(/secret-key)?)?$"
-    r"|packages: \+ rc +grafana$"
-)
-
-#: Packages make accounts and leave them when they go: Debian does not give their numbers to others.
-PACKAGES_ACCOUNTS = ("+ grafana:", "+ prometheus:")
-
-#: What scripts of Debian's packages made, of netbase and javascript-common, which belongs to no package.
-BY_INSTALLATION = {
-    "/etc/networks",
-    "/etc/lighttpd",
-    "/etc/lighttpd/conf-enabled",
-    "/etc/lighttpd/conf-enabled/90-javascript-alias.conf",
-}
 
 SECRETS = (
     "/etc/sluicegate/sluicegate.toml",
@@ -92,8 +52,6 @@ ENGINE_S = 300.0
 #: The gateway starts in one second; its watchdog waits 20 s, and systemd 5 s more for the process to follow (seconds).
 GATEWAY_S = 20.0
 WATCHDOG_S = 60.0
-#: Scrapes come every 5 s, evaluations of rules every 15 s (seconds).
-SCRAPES_S = 60.0
 #: Long enough for several scrapes while everything happens (seconds).
 TRAFFIC_S = 40.0
 #: A stream of so many tokens is still under way when the host has reloaded the gateway.
@@ -120,18 +78,6 @@ def built(deployment: Deployment) -> Deployment:
     run = deployment.play("site", log="2-converge").succeeded()
     assert run.changed
     return deployment
-
-
-@pytest.fixture(scope="module")
-def gateway(built: Deployment) -> Gateway:
-    """The gateway as clients see it."""
-    return Gateway(f"http://{built.host.network.host}:8080")
-
-
-@pytest.fixture(scope="module")
-def prometheus(built: Deployment) -> Prometheus:
-    """The live Prometheus."""
-    return Prometheus(built.host)
 
 
 @pytest.mark.parametrize("playbook", ["site", "verify", "upgrade", "rollback", "uninstall"])
@@ -198,37 +144,20 @@ def test_check_mode_predicts_nothing_for_a_built_host(built: Deployment) -> None
 
 @pytest.mark.parametrize("unit", [*UNITS, "sluicegate.socket", "nvidia-dcgm.service"])
 def test_unit_is_active_and_enabled(built: Deployment, unit: str) -> None:
-    shown = built.host.show(unit, "ActiveState", "UnitFileState", "NRestarts")
-    assert shown["ActiveState"] == "active"
-    assert shown["UnitFileState"] == "enabled"
-    assert shown.get("NRestarts", "0") == "0"
+    checks.active_and_enabled(built.host, unit)
 
 
 def test_no_unit_has_failed(built: Deployment) -> None:
-    assert built.host.output("systemctl", "list-units", "--failed", "--no-legend") == ""
+    checks.no_unit_has_failed(built.host)
 
 
 @pytest.mark.parametrize(("unit", "limit"), UNITS.items())
 def test_unit_is_sandboxed(built: Deployment, unit: str, limit: float) -> None:
-    text = built.host.output("systemd-analyze", "security", "--no-pager", unit)
-    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", text)
-    assert found, text
-    assert float(found[1]) <= limit, text
+    checks.sandboxed(built.host, unit, limit)
 
 
 def test_listeners_are_exactly_as_intended(built: Deployment) -> None:
-    lines = built.host.output("ss", "--listening", "--tcp", "--processes", "--numeric", "--no-header").splitlines()
-    found = {}
-    for line in lines:
-        columns = line.split()
-        # The socket's first holder is systemd; who answers there is the last.
-        names = re.findall(r'"([^"]+)"', columns[5])
-        found[columns[3]] = next((name for name in names if name != "systemd"), names[0])
-    # vLLM's worker, on ports that the kernel chooses: how PyTorch's processes find each other.
-    workers = {address for address, name in found.items() if name.startswith("VLLM::")}
-    assert {address.rpartition(":")[0] for address in workers} <= {"127.0.0.1"}
-    assert {address: name for address, name in found.items() if address not in workers} == LISTENERS
-    assert built.host.output("ss", "--listening", "--udp", "--no-header") == ""
+    checks.listeners_are_as_intended(built.host)
 
 
 def test_only_the_gateway_and_ssh_can_be_reached_from_outside(built: Deployment) -> None:
@@ -267,16 +196,8 @@ def test_no_secret_is_in_an_environment_a_command_line_or_the_journal(built: Dep
 
 
 def test_all_targets_are_up_and_all_rules_loaded(prometheus: Prometheus) -> None:
-    expected = dict.fromkeys(("sluicegate", "vllm", "dcgm", "node", "prometheus", "grafana"), "up")
-
-    def all_up() -> None:
-        assert prometheus.targets() == expected
-
-    eventually(all_up, SCRAPES_S)
-    rules = prometheus.rules()
-    files = (playbooks.REPOSITORY / "prometheus" / "rules").glob("*.yml")
-    named = {name for path in files for name in re.findall(r"(?:record|alert): (\S+)", path.read_text())}
-    assert {rule["name"] for rule in rules} == named
+    checks.all_targets_are_up(prometheus)
+    checks.all_rules_are_loaded(prometheus)
 
 
 def test_grafana_has_its_data_source_and_dashboards(built: Deployment) -> None:
@@ -457,37 +378,14 @@ def test_rollback_is_one_command(built: Deployment, gateway: Gateway) -> None:
 
 def test_uninstall_leaves_nothing_but_data(built: Deployment) -> None:
     built.play("uninstall", log="8-uninstall").succeeded()
-    left = _left(built)
-    assert [line for line in left if not DATA.match(line)] == []
+    left = leftovers.left(built)
+    assert leftovers.without_data(left) == []
     assert "new: /var/lib/prometheus" in left
 
 
 def test_uninstall_with_the_data_leaves_nothing(built: Deployment) -> None:
     built.play("uninstall", "--extra-vars", "uninstall_data=true", log="9-uninstall-data").succeeded()
-    assert _left(built) == []
-
-
-def _left(built: Deployment) -> list[str]:
-    """What is on the host that was not there before, but for Debian's packages, which others may use by now."""
-    now = snapshot.take(built.host)
-    added = sorted(line.split()[-1] for line in now.packages - built.fresh.packages if line.startswith("ii"))
-    owned = snapshot.files_of(built.host, added)
-    return [line for line in now.changes(built.fresh) if not _of_a_package(line, owned)]
-
-
-def _of_a_package(line: str, owned: set[str]) -> bool:
-    """Whether a change is an installed package, a file of one or what its installation made of it."""
-    kind, _, what = line.partition(": ")
-    match kind:
-        case "packages":
-            return what.startswith("+ ii")
-        case "accounts":
-            return what.startswith(PACKAGES_ACCOUNTS)
-        case "units":
-            return f"/usr/lib/systemd/system/{what.split()[1]}" in owned
-        case "new":
-            return what in owned or "/__pycache__" in what or what in BY_INSTALLATION
-    return False
+    assert leftovers.left(built) == []
 
 
 def _configure(host: Host, old: str, new: str) -> None:

@@ -39,7 +39,8 @@ class RealEngine:
     """vLLM on the CPU with SmolLM2. It can be killed and started again, on the same port."""
 
     def __init__(self, paths: EnginePaths, log: Path) -> None:
-        self.engine = EmbeddedEngine(paths, port=free_port(), extra_args=FLAGS, log=log, environ=engine_environment())
+        self.port = free_port()
+        self.engine = EmbeddedEngine(paths, port=self.port, extra_args=FLAGS, log=log, environ=engine_environment())
         self.base_url = self.engine.base_url
         self.model = self.engine.served_name
         self._started = False

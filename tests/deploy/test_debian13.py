@@ -1,0 +1,126 @@
+"""A deployment on Debian 13, in less time than the whole sequence: checked, built, used, looked at and removed.
+
+The host has no engine of its own, for which PyTorch would have to be downloaded in another build, of gigabytes: its
+gateway asks the engine that the tests of the engine share, a real vLLM on this machine. The tests stand in the order
+of the deployment's life and run in it.
+"""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.deploy import checks, leftovers, snapshot
+from tests.deploy.deployment import Deployment, prepared
+from tests.deploy.forwarding import forwarded
+from tests.deploy.host import Host, booted_host
+from tests.deploy.image import DEBIAN_13
+from tests.deploy.prometheus import Prometheus
+from tests.deploy.visitors import Gateway
+from tests.engine.real import START_S, RealEngine
+
+pytestmark = pytest.mark.deploy
+
+#: The units of a host whose engine is elsewhere.
+UNITS = {unit: limit for unit, limit in checks.UNITS.items() if not unit.startswith("vllm@")}
+
+#: Ours and those that we give drop-ins.
+ALL_UNITS = (*UNITS, "sluicegate.socket", "nvidia-dcgm.service")
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    """The one host of this module."""
+    with booted_host(DEBIAN_13) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def deployment(host: Host, shared_engine: RealEngine) -> Iterator[Deployment]:
+    """A fresh host, and what the operator writes into the inventory: the engine is at an address of another machine."""
+    if not shared_engine.runs:
+        # It needs a minute, which check mode needs too.
+        shared_engine.start()
+    with forwarded((host.network.here, 0), ("127.0.0.1", shared_engine.port)) as (address, port):
+        more = {"vllm_manage": False, "gateway_engine": f"http://{address}:{port}", "gateway_verify_chat": True}
+        with prepared(host, "13-", more) as deployment:
+            yield deployment
+
+
+@pytest.fixture(scope="module")
+def built(deployment: Deployment, shared_engine: RealEngine) -> Deployment:
+    """The deployment after site.yml; if that fails, so does every test that needs it, at once."""
+    shared_engine.engine.wait_ready(START_S)
+    run = deployment.play("site", log="2-converge").succeeded()
+    assert run.changed
+    return deployment
+
+
+def test_host_is_a_debian_13(host: Host) -> None:
+    assert "VERSION_CODENAME=trixie" in host.output("cat", "/etc/os-release")
+    assert host.output("systemctl", "--version").startswith("systemd 257 ")
+    assert host.output("/usr/bin/python3", "--version").startswith("Python 3.13.")
+
+
+def test_check_mode_works_on_a_fresh_host_and_changes_nothing(deployment: Deployment) -> None:
+    run = deployment.play("site", "--check", "--diff", log="1-check-fresh").succeeded()
+    assert run.changed, "check mode predicts nothing for a host on which everything is to be built"
+    assert snapshot.take(deployment.host).changes(deployment.fresh) == []
+
+
+def test_converge_and_a_chat_is_answered(built: Deployment, gateway: Gateway) -> None:
+    answer = gateway.chat("What is the capital of France?")
+    assert "Paris" in answer["choices"][0]["message"]["content"]
+    stream = gateway.stream("What is the capital of Italy?", 8)
+    assert list(stream.read())[-1] == "[DONE]"
+
+
+def test_daemon_runs_on_the_python_of_debian_13(built: Deployment) -> None:
+    pid = built.host.show("sluicegate.service", "MainPID")["MainPID"]
+    assert built.host.output("readlink", f"/proc/{pid}/exe").strip() == "/usr/bin/python3.13"
+
+
+def test_second_run_changes_nothing(built: Deployment) -> None:
+    run = built.play("site", log="3-idempotence").succeeded()
+    assert [str(task) for task in run.changed] == []
+
+
+@pytest.mark.parametrize("unit", ALL_UNITS)
+def test_unit_is_active_and_enabled(built: Deployment, unit: str) -> None:
+    checks.active_and_enabled(built.host, unit)
+
+
+@pytest.mark.parametrize(("unit", "limit"), UNITS.items())
+def test_unit_is_sandboxed(built: Deployment, unit: str, limit: float) -> None:
+    checks.sandboxed(built.host, unit, limit)
+
+
+def test_systemd_257_finds_nothing_to_say_about_the_units(built: Deployment) -> None:
+    """Neither a directive that it does not know nor one that it will drop, as they are on the host or as they load."""
+    verified = built.host.run("systemd-analyze", "verify", *ALL_UNITS, check=False)
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    lines = built.host.output("journalctl", "--no-pager", "--output=json", "--priority=warning", "_PID=1").splitlines()
+    said = [json.loads(line)["MESSAGE"] for line in lines]
+    assert [line for line in said if any(unit.partition(".")[0] in line for unit in ALL_UNITS)] == []
+
+
+def test_no_unit_has_failed_and_listeners_are_as_intended(built: Deployment) -> None:
+    checks.no_unit_has_failed(built.host)
+    checks.listeners_are_as_intended(built.host)
+
+
+def test_prometheus_of_debian_13_scrapes_and_evaluates_everything(built: Deployment, prometheus: Prometheus) -> None:
+    assert prometheus.get("status/buildinfo")["version"].startswith("2.53.")
+    checks.all_targets_are_up(prometheus)
+    checks.all_rules_are_loaded(prometheus)
+    checks.every_rule_is_evaluated(prometheus)
+
+
+def test_verify(built: Deployment) -> None:
+    run = built.play("verify", log="4-verify").succeeded()
+    assert [str(task) for task in run.changed] == []
+
+
+def test_uninstall_with_the_data_leaves_nothing(built: Deployment) -> None:
+    built.play("uninstall", "--extra-vars", "uninstall_data=true", log="5-uninstall").succeeded()
+    assert leftovers.left(built) == []
