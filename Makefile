@@ -7,13 +7,16 @@ BIN := .venv/bin
 # promtool and ansible-playbook are found there.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test test-deploy lint types unit coverage dashboards bench build wheel format clean
+.PHONY: help run demo-host test test-deploy lint types unit coverage dashboards bench build wheel format clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 run: .venv/run.stamp  ## serve a real model here: engine and gateway, one question answered, until Ctrl-C
 	@exec $(BIN)/sluicegate run
+
+demo-host: .venv/dev.stamp  ## boot a Debian host, deploy everything on it and look at it, until Ctrl-C (root)
+	@exec $(BIN)/python -m tests.deploy.demo
 
 test: lint types build coverage test-deploy  ## install what the tests need and run all of them
 

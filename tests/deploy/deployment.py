@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from tests.deploy import packages, playbooks, snapshot, wheels
@@ -25,9 +25,13 @@ class Deployment:
     since: float
     logs: str = ""
 
-    def play(self, playbook: str, *args: str, log: str) -> playbooks.Run:
+    def play(
+        self, playbook: str, *args: str, log: str, on_task: Callable[[str], None] = lambda _: None
+    ) -> playbooks.Run:
         """Run a playbook with the inventory. `log`: the name of its file in build/deploy."""
-        return playbooks.play(self.host, playbook, *args, variables=self.variables, log=self.logs + log)
+        return playbooks.play(
+            self.host, playbook, *args, variables=self.variables, log=self.logs + log, on_task=on_task
+        )
 
 
 @contextlib.contextmanager

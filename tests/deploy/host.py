@@ -55,13 +55,18 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ADMIN = "admin"
 
 
-def require_tools() -> None:
-    """Say in one sentence what is missing for a host on this machine."""
-    assert os.geteuid() == 0, (
-        "the deployment tests boot a host and need root: run them as root, or pytest -m 'not deploy'"
-    )
+def missing_tools() -> str:
+    """What this machine lacks for a host, in one sentence; empty if nothing."""
+    if os.geteuid() != 0:
+        return "it boots a host and needs root: run it as root"
     missing = sorted({package for tool, package in TOOLS.items() if shutil.which(tool) is None})
-    assert not missing, f"the deployment tests need more tools: apt install {' '.join(missing)}"
+    return f"it needs more tools: apt install {' '.join(missing)}" if missing else ""
+
+
+def require_tools() -> None:
+    """Raises AssertionError with what is missing."""
+    missing = missing_tools()
+    assert not missing, f"The deployment test cannot run, for {missing}, or leave it out: pytest -m 'not deploy'."
 
 
 @dataclass(frozen=True)
@@ -277,6 +282,11 @@ def _is_up(host: Host) -> None:
 def ssh_command(host: Host, *argv: str) -> list[str]:
     """The command that runs `argv` on the host over SSH, as the administrator; a shell without any."""
     return ["ssh", *shlex.split(host.ssh_args), "-i", str(host.key), f"{ADMIN}@{host.network.host}", *argv]
+
+
+def enter_command(host: Host) -> list[str]:
+    """The command that gives root a shell on the host, without SSH."""
+    return ["nsenter", "--target", str(host.pid), "--all", "bash", "-l"]
 
 
 def _stop(nspawn: subprocess.Popen[bytes]) -> None:

@@ -57,6 +57,11 @@ def base_image(outside: Outside, suite: str) -> Path:
     return base
 
 
+def is_made(suite: str) -> bool:
+    """Whether a host of this suite can boot without a minute's preparation."""
+    return _place(suite).exists()
+
+
 def stale_images() -> list[Path]:
     """Images that no suite's recipe makes any more."""
     current = {_place(suite) for suite in SUITES}

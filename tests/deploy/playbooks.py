@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,11 +78,25 @@ class Run:
         return self
 
 
-def play(host: Host, playbook: str, *args: str, variables: Mapping[str, object], log: str) -> Run:
-    """Run a playbook on the host. `variables`: the inventory's. `log`: the name of its file in build/deploy."""
+def play(
+    host: Host,
+    playbook: str,
+    *args: str,
+    variables: Mapping[str, object],
+    log: str,
+    on_task: Callable[[str], None] = lambda _: None,
+) -> Run:
+    """Run a playbook on the host. `variables`: the inventory's. `log`: the name of its file in build/deploy.
+
+    `on_task` is told the name of each task as it begins.
+    """
     path = host.directory / f"{log}.yml"
     path.write_text(inventory(host, dict(variables)))
-    lines = list(_jsonl(host, playbook, "--inventory", str(path), *args, log=log))
+    lines = []
+    for line in _jsonl(host, playbook, "--inventory", str(path), *args, log=log):
+        lines.append(line)
+        if line.startswith("{") and (event := json.loads(line))["_event"] == "v2_playbook_on_task_start":
+            on_task(event["task"]["name"])
     output = "\n".join(line for line in lines if not line.startswith("{"))
     events = [json.loads(line) for line in lines if line.startswith("{")]
     tasks = [task for event in events for task in _tasks(event)]
@@ -115,10 +129,15 @@ def _jsonl(host: Host, playbook: str, *args: str, log: str) -> Iterator[str]:
         ) as running,
     ):
         assert running.stdout is not None
-        for line in running.stdout:
-            kept.write(line)
-            kept.flush()
-            yield line.rstrip("\n")
+        try:
+            for line in running.stdout:
+                kept.write(line)
+                kept.flush()
+                yield line.rstrip("\n")
+        except BaseException:
+            # It is in a process group of its own, where Ctrl-C does not reach it; `timeout` passes this on.
+            running.terminate()
+            raise
     yield str(running.returncode)
 
 
