@@ -20,7 +20,7 @@ demo-host: .venv/dev.stamp  ## boot a Debian host, deploy everything on it and l
 
 test: lint types build coverage test-deploy  ## install what the tests need and run all of them
 
-test-deploy: .venv/tools.stamp  ## boot a Debian host, run the playbooks on it and ask it everything (root)
+test-deploy: .venv/tools.stamp  ## boot Debian hosts, run the playbooks on them and ask them everything (root)
 	$(BIN)/pytest -m deploy
 
 lint: .venv/tools.stamp

@@ -6,10 +6,13 @@ of the deployment's life and run in it.
 """
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
 
+from sluicegate.embedded.pins import PINS
+from sluicegate.embedded.recipe import CPU_TORCH
 from tests.deploy import checks, leftovers, snapshot
 from tests.deploy.deployment import Deployment, prepared
 from tests.deploy.forwarding import forwarded
@@ -18,6 +21,7 @@ from tests.deploy.image import DEBIAN_13
 from tests.deploy.prometheus import Prometheus
 from tests.deploy.visitors import Gateway
 from tests.engine.real import START_S, RealEngine
+from tests.systemd import units
 
 pytestmark = pytest.mark.deploy
 
@@ -97,11 +101,35 @@ def test_unit_is_sandboxed(built: Deployment, unit: str, limit: float) -> None:
 
 def test_systemd_257_finds_nothing_to_say_about_the_units(built: Deployment) -> None:
     """Neither a directive that it does not know nor one that it will drop, as they are on the host or as they load."""
-    verified = built.host.run("systemd-analyze", "verify", *ALL_UNITS, check=False)
-    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    # Manuals are not what a server installs.
+    verified = built.host.run("systemd-analyze", "verify", "--man=no", *ALL_UNITS, check=False)
+    assert verified.stdout + verified.stderr == ""
+    assert verified.returncode == 0
     lines = built.host.output("journalctl", "--no-pager", "--output=json", "--priority=warning", "_PID=1").splitlines()
     said = [json.loads(line)["MESSAGE"] for line in lines]
     assert [line for line in said if any(unit.partition(".")[0] in line for unit in ALL_UNITS)] == []
+
+
+def test_systemd_257_accepts_the_units_that_this_host_does_not_have(host: Host) -> None:
+    """vLLM's and Open WebUI's, with everything that they start there as empty programs."""
+    place = host.root / "var/tmp/units"
+    units.install(place)
+    analyze = ("systemd-analyze", f"--root=/{place.relative_to(host.root)}", "--no-pager")
+    verified = host.run(*analyze, "verify", "--man=no", *units.names(), check=False)
+    assert verified.stdout + verified.stderr == ""
+    assert verified.returncode == 0
+    services = [name for name in units.names() if name.endswith(".service")]
+    assert {"vllm@main.service", "open-webui.service"} < set(services)
+    for service in services:
+        host.run(*analyze, "security", "--offline=true", "--threshold=30", service)
+
+
+def test_every_package_of_the_cpu_engine_exists_for_python_3_13(built: Deployment) -> None:
+    """What the role vllm would install here without a GPU, as far as a dry run tells."""
+    (built.host.root / "var/tmp/pins.txt").write_text(f"{PINS}torch=={CPU_TORCH}\n")
+    install = ("/opt/uv/bin/uv", "pip", "install", "--python", "/opt/uv/bin/python", "--no-cache", "--no-deps")
+    found = built.host.run(*install, "--dry-run", "--only-binary", ":all:", "--requirement", "/var/tmp/pins.txt")
+    assert re.search(r"^ \+ torch==", found.stderr, re.MULTILINE), found.stderr
 
 
 def test_no_unit_has_failed_and_listeners_are_as_intended(built: Deployment) -> None:

@@ -28,6 +28,12 @@ def files() -> list[Path]:
     return sorted(path for path in SYSTEMD.rglob("*") if path.suffix in (".service", ".socket", ".slice", ".conf"))
 
 
+def names() -> list[str]:
+    """Every unit of ours, of a template the instance `main`, and every one that gets drop-ins."""
+    own = (path.name.replace("@.", "@main.") for path in files() if path.suffix != ".conf")
+    return sorted([*own, *(path.name.removesuffix(".d") for path in (SYSTEMD / "dropins").iterdir())])
+
+
 def lines(path: Path) -> list[Line]:
     found, section = [], ""
     for text in path.read_text().splitlines():
