@@ -72,6 +72,17 @@ def test_check_mode_works_on_a_fresh_host_and_changes_nothing(deployment: Deploy
     assert snapshot.take(deployment.host).changes(deployment.fresh) == []
 
 
+def test_branch_that_nvidia_has_not_for_debian_13_stops_in_preflight(deployment: Deployment) -> None:
+    wanted = {"nvidia_driver_manage": True, "nvidia_driver_branch": "580"}
+    run = deployment.play("site", "--extra-vars", json.dumps(wanted), log="0-bad-branch")
+    assert run.status != 0
+    assert [task.message for task in run.failed] == [
+        'nvidia_driver_branch is "580", and must be one of NVIDIA\'s branches from 590 on, three digits such as "595": '
+        "set it to one that supports the host's GPUs."
+    ]
+    assert run.changed == []
+
+
 def test_converge_and_a_chat_is_answered(built: Deployment, gateway: Gateway) -> None:
     answer = gateway.chat("What is the capital of France?")
     assert "Paris" in answer["choices"][0]["message"]["content"]
