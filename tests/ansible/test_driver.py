@@ -310,6 +310,10 @@ CONTRIB = {
         [f"Debian|main|http://m/debian/|bookworm||{SOURCES}", f"Debian|contrib|http://m/debian/|bookworm||{OURS}"],
         ["http://m/debian/|bookworm|"],
     ),
+    "no key is named": (
+        [f"Debian|main|http://m/debian/|bookworm|$(SIGNED_BY)|{SOURCES}"],
+        ["http://m/debian/|bookworm|"],
+    ),
     "others are left alone": ([f"NVIDIA||https://x/|/||{SOURCES}", f"|main|http://m/debian/|bookworm||{SOURCES}"], []),
 }
 
