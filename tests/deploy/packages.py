@@ -75,6 +75,8 @@ class Package:
     depends: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     scripts: Mapping[str, str] = field(default_factory=dict)
+    #: Further fields of the control file, such as Provides or Source.
+    fields: Mapping[str, str] = field(default_factory=dict)
 
     def build(self, directory: Path) -> None:
         """Write NAME_VERSION_amd64.deb into `directory`."""
@@ -86,11 +88,16 @@ class Package:
             target.chmod(0o755 if "bin/" in path else 0o644)
         control = root / "DEBIAN"
         control.mkdir(parents=True)
-        depends = f"Depends: {self.depends}\n" if self.depends else ""
-        (control / "control").write_text(
-            f"Package: {self.name}\nVersion: {self.version}\nArchitecture: amd64\n{depends}"
-            "Maintainer: Sluicegate <sluicegate@localhost>\nDescription: stand-in for tests of a deployment\n"
-        )
+        fields = {
+            "Package": self.name,
+            "Version": self.version,
+            "Architecture": "amd64",
+            "Maintainer": "Sluicegate <sluicegate@localhost>",
+            "Description": "stand-in for tests of a deployment",
+            **({"Depends": self.depends} if self.depends else {}),
+            **self.fields,
+        }
+        (control / "control").write_text("".join(f"{name}: {value}\n" for name, value in fields.items()))
         if kept := [path for path in self.files if path.startswith("/etc/")]:
             (control / "conffiles").write_text("".join(f"{path}\n" for path in kept))
         for name, text in self.scripts.items():
@@ -164,12 +171,7 @@ class Repositories:
 @contextlib.contextmanager
 def repositories(directory: Path, address: str) -> Iterator[Repositories]:
     """Build, sign and serve both repositories at `address` until the end of the block."""
-    home = directory / "gnupg"
-    home.mkdir(mode=0o700, parents=True)
-    gpg = ("gpg", "--homedir", str(home), "--batch", "--quiet", "--yes")
-    run(*gpg, "--passphrase", "", "--quick-generate-key", "stand-ins <sluicegate@localhost>", "rsa3072", "sign", "0")
-    key = run(*gpg, "--armor", "--export")
-    try:
+    with signing(directory / "gnupg") as (gpg, key):
         # NVIDIA's is flat: packages and index in one directory. Grafana's has a suite and a component.
         nvidia, grafana = directory / "www/nvidia", directory / "www/grafana"
         index = grafana / "dists/stable/main/binary-amd64"
@@ -186,8 +188,18 @@ def repositories(directory: Path, address: str) -> Iterator[Repositories]:
             run(*gpg, "--clearsign", "--output", str(release / "InRelease"), str(release / "Release"))
         for served in (nvidia, grafana):
             (served / "key.asc").write_text(key)
-        with _served(directory / "www", address) as url:
+        with serving(directory / "www", address) as url:
             yield Repositories(f"{url}/nvidia", f"{url}/grafana", key)
+
+
+@contextlib.contextmanager
+def signing(home: Path) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Make a key in `home`; gives gpg's command line to sign with it, and the public key, until the block ends."""
+    home.mkdir(mode=0o700, parents=True)
+    gpg = ("gpg", "--homedir", str(home), "--batch", "--quiet", "--yes")
+    run(*gpg, "--passphrase", "", "--quick-generate-key", "stand-ins <sluicegate@localhost>", "rsa3072", "sign", "0")
+    try:
+        yield gpg, run(*gpg, "--armor", "--export")
     finally:
         run("gpgconf", "--homedir", str(home), "--kill", "all")
 
@@ -198,7 +210,8 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def _served(directory: Path, address: str) -> Iterator[str]:
+def serving(directory: Path, address: str) -> Iterator[str]:
+    """Serve a directory by HTTP until the end of the block; gives its URL."""
     handler = functools.partial(_Quiet, directory=str(directory))
     with http.server.ThreadingHTTPServer((address, 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
