@@ -145,7 +145,7 @@ def test_the_distributions_driver_of_the_same_branch_is_kept_out(driver: Driver)
     # It is offered, it is higher, and NVIDIA's own pin by version takes it for one of the branch.
     assert HIGHER in policy
     assert f"Candidate: {VERSION}" in policy
-    driver.apt("upgrade")
+    driver.apt("install", "--only-upgrade", "libcuda1")
     assert driver.version("libcuda1") == VERSION
 
 
@@ -174,7 +174,7 @@ def test_debians_contrib_was_enabled_beside_the_hosts_own_sources(driver: Driver
     policy = driver.host.output("apt-cache", "policy", "nvidia-support")
     assert "/contrib" in policy
     assert driver.version("nvidia-support") != ""
-    own = [path for path in driver.before.files if path.startswith("/etc/apt/sources.list")]
+    own = [path for path in driver.before.files if re.fullmatch(r"/etc/apt/sources[.]list([.]d/.+)?", path)]
     now = snapshot.take(driver.host).files
     assert {path: now[path] for path in own} == {path: driver.before.files[path] for path in own}
 
