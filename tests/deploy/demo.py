@@ -10,10 +10,12 @@ each panel of the dashboards leads to a graph of Prometheus' own.
 
 import contextlib
 import itertools
+import os
 import shlex
 import signal
 import socket
 import sys
+import textwrap
 import threading
 import time
 from collections import Counter
@@ -32,8 +34,8 @@ LOOPBACK = "127.0.0.1"
 GATEWAY, PROMETHEUS, PANELS = 8080, 9090, 9091
 GATEWAY_URL, PROMETHEUS_URL = f"http://{LOOPBACK}:{GATEWAY}", f"http://{LOOPBACK}:{PROMETHEUS}"
 
-#: Measured on two cores with nothing else to do, for the bars: a boot, before it an image's preparation, and the build.
-BOOT_S, IMAGE_S, BUILD_S = 5.0, 75.0, 240.0
+#: Measured on two cores (seconds), for the bars: a boot, before it an image's preparation, the build, the removal.
+BOOT_S, IMAGE_S, BUILD_S, REMOVAL_S = 5.0, 75.0, 300.0, 30.0
 TICK_S = 0.5
 
 #: How long the crowd goes on before it says what came of it (seconds).
@@ -41,6 +43,9 @@ ROUND_S = 10.0
 
 #: How many graphs are named one by one.
 SHOWN = 8
+
+#: What a terminal of 80 columns has left for the name of a task.
+DETAIL = 32
 
 QUESTION = "What is the capital of France?"
 
@@ -71,8 +76,10 @@ def _demonstrate(progress: Progress) -> int:
         with _step(progress, "Booting a Debian 12", BOOT_S + (0 if image.is_made(image.DEBIAN_12) else IMAGE_S)):
             host = stack.enter_context(booted_host(image.DEBIAN_12))
             deployment = stack.enter_context(prepared(host, "demo-", {"grafana_manage": False}))
-        with _step(progress, "Running site.yml", BUILD_S) as doing:
-            run = deployment.play("site", log="site", on_task=doing)
+        with _step(progress, "Building it", BUILD_S) as doing:
+            run = deployment.play(
+                "site", log="site", on_task=lambda task: doing(textwrap.shorten(task, DETAIL, placeholder=" …"))
+            )
         if run.status != 0:
             print(
                 f"The host could not be built; build/deploy/demo-site.jsonl has it all:\n{run.report}", file=sys.stderr
@@ -88,7 +95,8 @@ def _demonstrate(progress: Progress) -> int:
             signal.pause()
         # Whoever is impatient is asked for a moment, or something would be left behind.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        progress.say("Removing the host")
+        with _step(progress, "Removing it", REMOVAL_S):
+            stack.close()
     return 0
 
 
@@ -98,7 +106,8 @@ def _occupied() -> str:
         try:
             socket.create_server((LOOPBACK, port)).close()
         except OSError as error:
-            return f"{LOOPBACK}:{port} cannot be listened on ({error.strerror}): end what does (ss -tlnp) and try again"
+            reason = os.strerror(error.errno or 0)
+            return f"{LOOPBACK}:{port} cannot be listened on ({reason}): end what does (ss -tlnp) and try again"
     return ""
 
 
