@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """Stands in for NVIDIA's DCGM exporter: two GPUs that do not exist, and the counters that its file asks for.
 
-Installed as /usr/bin/dcgm-exporter by its package. It takes the real one's flags and behaves as the facts say that are in
-tests/deploy/vendor/dcgm_exporter.yml: it refuses fields that DCGM does not know, leaves profiling fields out without
+Installed as /usr/bin/dcgm-exporter by its package. It takes the real one's flags and behaves as the facts say that are
+in tests/deploy/vendor/dcgm_exporter.yml: it refuses fields that DCGM does not know, leaves profiling fields out without
 DCGM's profiling module, opens the GPUs through NVML, and exits with 1 when the host engine that it is told to use does
 not listen, and at the next reading when that one has gone.
 """
