@@ -47,14 +47,18 @@ find /etc/grafana -type f -exec chmod 640 {} ';'
 find /etc/grafana -type d -exec chmod 755 {} ';'
 """
 
-#: NVIDIA's packages enable and start their services at installation, as Debian's do.
-START_POSTINST = """\
+#: DCGM's packages make an account and a directory, and neither enable nor start their services, nor stop them when they
+#: go (tests/deploy/vendor/dcgm_packages.yml).
+DCGM_POSTINST = """\
 #!/bin/sh
+set -u
+useradd --user-group --system --shell /usr/sbin/nologin nvidia-dcgm
+status=$?
 set -e
-[ "$1" = configure ] || exit 0
-systemctl daemon-reload
-systemctl enable --quiet {unit}
-systemctl restart {unit} || true
+[ $status -eq 0 ] || [ $status -eq 9 ] || exit $status
+mkdir -p /var/log/nvidia-dcgm
+chown nvidia-dcgm:nvidia-dcgm /var/log/nvidia-dcgm
+chmod 755 /var/log/nvidia-dcgm
 """
 
 STOP_PRERM = """\
@@ -68,14 +72,16 @@ RELOAD_POSTRM = "#!/bin/sh\nset -e\nsystemctl daemon-reload || true\n"
 
 @dataclass(frozen=True)
 class Package:
-    """One package: what is in it, and what it does when it comes and goes. Programs are recognised by their path."""
+    """One package: what is in it, and what it does when it comes and goes. Programs are recognised by their path.
+
+    `fields`: more fields of its control file, such as Conflicts, or others than the usual ones.
+    """
 
     name: str
     version: str
     depends: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     scripts: Mapping[str, str] = field(default_factory=dict)
-    #: Further fields of the control file, such as Provides or Source.
     fields: Mapping[str, str] = field(default_factory=dict)
 
     def build(self, directory: Path) -> None:
@@ -111,25 +117,32 @@ def _unit(name: str) -> dict[str, str]:
     return {f"/usr/lib/systemd/system/{name}": (HERE / name).read_text()}
 
 
-def _service(unit: str) -> dict[str, str]:
-    return {
-        "postinst": START_POSTINST.format(unit=unit),
-        "prerm": STOP_PRERM.format(unit=unit),
-        "postrm": RELOAD_POSTRM,
-    }
-
-
 def nvidia_packages() -> list[Package]:
     """What NVIDIA's repository has, as far as the roles take it."""
-    dcgm, exporter = "1:4.4.1-1", "4.6.0-1"
-    core = "datacenter-gpu-manager-4-core"
-    return [
+    return dcgm_packages()
+
+
+def dcgm_packages() -> list[Package]:
+    """DCGM 4 in its parts, its exporter, and DCGM 3, which is still offered. The stand-ins' programs need python3."""
+    name, version, exporter = "datacenter-gpu-manager-4", "1:4.4.1-1", "4.6.0-1"
+    core, same = f"{name}-core", f"{name}-core (= {version})"
+    contact = {"Maintainer": "dcgm-support <dcgm-support@nvidia.com>"}
+    engine = (HERE / "nv_hostengine.py").read_text()
+    found = [
         Package(
-            core, dcgm, "python3",
-            {"/usr/bin/nv-hostengine": (HERE / "nv_hostengine.py").read_text(), **_unit("nvidia-dcgm.service")},
-            _service("nvidia-dcgm.service"),
+            core, version, "libc6 (>= 2.27), lshw, python3",
+            {"/usr/bin/nv-hostengine": engine, **_unit("nvidia-dcgm.service")}, {"postinst": DCGM_POSTINST},
+            {
+                **contact,
+                "Pre-Depends": "passwd, login",
+                "Recommends": f"{name}-proprietary",
+                "Conflicts": "datacenter-gpu-manager",
+            },
         ),
-        Package("datacenter-gpu-manager-4-cuda13", dcgm, f"{core} (= {dcgm})"),
+        Package(
+            f"{name}-proprietary", version, same,
+            {"/usr/lib/x86_64-linux-gnu/libdcgmmoduleprofiling.so.4": "the profiling module\n"}, fields=contact,
+        ),
         Package(
             "datacenter-gpu-manager-exporter", exporter, f"{core}, python3",
             {
@@ -137,9 +150,21 @@ def nvidia_packages() -> list[Package]:
                 "/etc/dcgm-exporter/default-counters.csv": "DCGM_FI_DEV_GPU_UTIL, gauge, GPU utilization (in %).\n",
                 **_unit("nvidia-dcgm-exporter.service"),
             },
-            _service("nvidia-dcgm-exporter.service"),
+            fields=contact,
+        ),
+        Package(
+            "datacenter-gpu-manager", "1:3.3.9", "libc6 (>= 2.17), python3",
+            {"/usr/bin/nv-hostengine": engine, **_unit("nvidia-dcgm.service")}, fields={"Maintainer": "dcgm-support"},
         ),
     ]  # fmt: skip
+    for major in (12, 13):
+        recommended = f"{name}-proprietary-cuda{major}"
+        provided = {"Provides": f"{name} (= {version})", "Recommends": f"libnuma1, {recommended}"}
+        found += [
+            Package(f"{name}-cuda{major}", version, same, fields={**contact, **provided}),
+            Package(recommended, version, f"{name}-proprietary (= {version})", fields=contact),
+        ]
+    return found
 
 
 def grafana_packages() -> list[Package]:
