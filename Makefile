@@ -31,6 +31,7 @@ lint: .venv/tools.stamp
 	cd ansible && ../$(BIN)/ansible-lint --offline
 	$(BIN)/python ansible/generate.py --check common uv gateway prometheus node_exporter firewall
 	shellcheck .ci/run .ci/packages
+	$(BIN)/python -m prometheus.sluicegate_rules.build --check
 	$(BIN)/python -m grafana.sluicegate_dashboards.build --check
 
 types: .venv/dev.stamp
@@ -48,7 +49,8 @@ coverage: .venv/tools.stamp
 bench: .venv/dev.stamp  ## measure the gateway beside its peers (PEERS=venv/bin with smg and vllm-router; nginx from PATH)
 	$(BIN)/python -m tests.bench --plot docs/performance.svg --json build/bench.json $(if $(PEERS),--peer-bin $(PEERS))
 
-dashboards: .venv/dev.stamp  ## build the dashboards' JSON anew
+dashboards: .venv/dev.stamp  ## build the rules, the runbook's tables and the dashboards' JSON anew
+	$(BIN)/python -m prometheus.sluicegate_rules.build
 	$(BIN)/python -m grafana.sluicegate_dashboards.build
 
 wheel: .venv/dev.stamp  ## build the gateway's wheel into dist, for the playbooks

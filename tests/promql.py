@@ -1,6 +1,7 @@
 """What a PromQL expression reads: enough of the language to tell a metric from a function, keyword or label."""
 
 import re
+from itertools import pairwise
 
 #: A string, a word (a metric, function, keyword or label), or one other character.
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`|[A-Za-z_:][A-Za-z0-9_:]*|\d[\w.]*|\S')
@@ -29,6 +30,12 @@ def labels_in(expression: str) -> set[str]:
 def windows_in(expression: str) -> set[str]:
     """The windows over which it looks, as they are written."""
     return _read(expression)[2]
+
+
+def calls_in(expression: str) -> set[str]:
+    """The functions that it calls, with aggregations that have their labels behind them."""
+    tokens = TOKEN.findall(expression)
+    return {token for token, following in pairwise(tokens) if WORD.match(token) and following == "("} - GROUPING
 
 
 def _read(expression: str) -> tuple[set[str], set[str], set[str]]:

@@ -22,7 +22,7 @@ FILLED = {
 }
 
 #: Where an expression is about something that happened, and empty when it has not lately.
-EVENTS = frozenset({"Alerts", "Deploys", "Configuration reloads"})
+EVENTS = frozenset({"Alerts", "Deploys", "Configuration reloads", "Last XID", "XIDs"})
 
 _NVML = re.compile(r"\bapi_gpu_(?!available\b)")
 _VARIABLE = re.compile(r"\$(\w+)")

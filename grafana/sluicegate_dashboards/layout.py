@@ -24,6 +24,8 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from grafana_foundation_sdk.models.prometheus import Dataquery
 
+from prometheus.sluicegate_rules.definitions import definitions
+
 from .names import SCHEMA_VERSION, TITLES, Uid, dashboard_url
 from .panels import SOURCE
 from .queries import engine, gateway
@@ -34,7 +36,7 @@ COLUMNS = 24
 #: Bounds of the gateway's histograms, as they stand in the label `le`: a share at another value would be a guess.
 TTFT_GOALS = ("0.5", "1.0", "1.5", "2.0", "3.0", "5.0", "10.0")
 ITL_GOALS = ("0.03", "0.05", "0.075", "0.1", "0.15", "0.2", "0.3")
-TTFT_GOAL, ITL_GOAL = "2.0", "0.15"
+TTFT_GOAL, ITL_GOAL = definitions().objectives.ttft.bound_s, definitions().inter_token_bound_s
 
 
 @dataclass(frozen=True)

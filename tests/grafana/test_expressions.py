@@ -19,7 +19,7 @@ LABELS = frozenset(
         *("instance", "job"),
         *("endpoint", "status", "outcome", "kind", "state", "model", "version", "python", "result", "generation", "le"),
         *("model_name", "engine", "finished_reason"),
-        *("gpu", "mode", "device", "fstype", "mountpoint", "name"),
+        *("gpu", "xid", "mode", "device", "fstype", "mountpoint", "name"),
         *("alertname", "alertstate", "severity"),
     }
 )

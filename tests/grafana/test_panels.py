@@ -1,6 +1,4 @@
 import re
-from collections import Counter
-from itertools import combinations
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,7 +11,6 @@ from grafana.sluicegate_dashboards.queries import objectives
 from sluicegate.observe import buckets
 from sluicegate.outcome import Outcome
 from tests.grafana.reading import ROOT, boards, panels
-from tests.promql import windows_in
 
 ALERTS = (ROOT / "prometheus" / "rules" / "alerts.yml").read_text("utf-8")
 ALERT_NAMES = re.findall(r"- alert: (\w+)", ALERTS)
@@ -21,8 +18,6 @@ ALERT_DASHBOARDS = dict(zip(ALERT_NAMES, re.findall(r"dashboard: (\S+)", ALERTS)
 
 #: Panels that stand on the dashboard to which they lead as well.
 SHARED = {"Outcomes", "Slots in use", "Requests waiting", "Goodput against offered load"}
-
-EVERY_PANEL = [pytest.param(uid, panel, id=f"{uid}: {panel['title']}") for uid, panel in panels()]
 
 
 def runbook_links(panel: dict[str, Any]) -> set[str]:
@@ -49,61 +44,9 @@ def test_their_titles() -> None:
     }
 
 
-@pytest.mark.parametrize(("uid", "panel"), EVERY_PANEL)
-def test_a_panel_says_what_it_shows_in_which_unit_and_what_to_make_of_it(uid: str, panel: dict[str, Any]) -> None:
-    defaults = panel["fieldConfig"]["defaults"]
-    assert panel["title"]
-    assert defaults["unit"]
-    assert defaults["noValue"]
-    assert defaults["thresholds"]["steps"]
-    assert len(panel["description"]) > len(panel["title"]) + 20
-    assert panel["description"].endswith((".", ")"))
-
-
-@pytest.mark.parametrize(("uid", "panel"), EVERY_PANEL)
-def test_a_panel_asks_the_provisioned_data_source(uid: str, panel: dict[str, Any]) -> None:
-    sources = [panel["datasource"], *(target["datasource"] for target in panel["targets"])]
-    assert sources == [{"type": "prometheus", "uid": DATA_SOURCE}] * (len(panel["targets"]) + 1)
-    assert panel["targets"]
-
-
-@pytest.mark.parametrize(("uid", "panel"), EVERY_PANEL)
-def test_rates_follow_the_zoom(uid: str, panel: dict[str, Any]) -> None:
-    for target in panel["targets"]:
-        assert windows_in(target["expr"]) <= {"$__rate_interval", "$__range"}
-
-
-@pytest.mark.parametrize(("uid", "panel"), EVERY_PANEL)
-def test_names_in_legends_and_tables_are_labels_of_the_expression(uid: str, panel: dict[str, Any]) -> None:
-    for target in panel["targets"]:
-        grouped = re.search(r"^(?:sum|max|min|avg) by \(([^)]*)\)", target["expr"])
-        if grouped:
-            named = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
-            assert named <= {label.strip() for label in grouped[1].split(",")}
-
-
-def test_ids_and_titles_are_unique_on_each_dashboard() -> None:
-    for uid, board in boards().items():
-        ids = Counter(panel["id"] for panel in board["panels"])
-        titles = Counter(panel["title"] for panel in board["panels"] if panel["type"] != "row")
-        assert ids.most_common(1)[0][1] == 1, uid
-        assert titles.most_common(1)[0][1] == 1, uid
-
-
 def test_a_panel_keeps_its_id_while_it_keeps_its_title() -> None:
     """Alerts and bookmarks hold it: this number may only change together with the title."""
     assert layout.panel_id("Outcomes") == 633580
-
-
-def test_panels_do_not_overlap_and_stay_on_the_grid() -> None:
-    for uid, board in boards().items():
-        places = [(panel["title"], panel["gridPos"]) for panel in board["panels"]]
-        for title, place in places:
-            assert 0 <= place["x"] < place["x"] + place["w"] <= layout.COLUMNS, (uid, title)
-        for (one, a), (other, b) in combinations(places, 2):
-            apart_x = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
-            apart_y = a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"]
-            assert apart_x or apart_y, (uid, one, other)
 
 
 def test_links_lead_to_dashboards_that_exist_and_keep_what_was_chosen() -> None:
@@ -164,6 +107,7 @@ def test_every_outcome_has_its_colour() -> None:
 
 
 def test_objectives_are_those_of_the_alerts() -> None:
+    """As the rules compare them, wherever they come from."""
     compared = dict(re.findall(r"(sluicegate:slo_\w+:ratio_rate(?:3d|1h)) > ([\d.* ]+\d)", ALERTS))
     assert float(compared["sluicegate:slo_error:ratio_rate3d"]) == objectives.ERRORS_ALLOWED
     assert float(compared["sluicegate:slo_ttft:ratio_rate3d"]) == objectives.LATE_ALLOWED
@@ -176,8 +120,6 @@ def test_provisioning_names_the_same_data_source_and_grafana_can_load_the_schema
     assert f"uid: {DATA_SOURCE}\n" in provisioned
     for board in boards().values():
         assert board["schemaVersion"] == 39
-        assert board["editable"] is False
-        assert "${DS_" not in str(board)
 
 
 @pytest.mark.parametrize("uid", list(Uid))
@@ -206,6 +148,7 @@ def test_panels_that_the_documentation_sends_people_to_exist() -> None:
         "Tokens in the engine",
         "Units active",
         "Last XID",
+        "XIDs",
         "Host memory",
         "Last reload",
         "Goodput against offered load",

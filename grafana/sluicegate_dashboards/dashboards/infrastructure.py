@@ -151,7 +151,7 @@ def _gpu_faults() -> Row:
     return Row(
         "GPU faults",
         height=7,
-        width=(10, 5, 4, 5, 24),
+        width=(10, 5, 4, 5, 12, 12),
         panels=[
             timeline(
                 Text(
@@ -172,10 +172,12 @@ def _gpu_faults() -> Row:
                 Text(
                     "Last XID",
                     "The last fault that the driver reported, by its number; 0 is none. It stays until DCGM "
-                    "restarts, so an old one is no news. The runbook tells which ones need a reset.",
+                    "restarts, so an old one is no news, and hides the ones before it: see XIDs below. The runbook "
+                    "tells which ones need a reset.",
                     "none",
                     runbook=("SluicegateGpuXid", "SluicegateGpuFault"),
-                    empty=NO_GPU,
+                    # Older versions of DCGM say 0 before the first one, newer ones nothing.
+                    empty="No XID since DCGM started, or no GPU reading",
                 ),
                 Query(gpu.LAST_XID, "{{instance}} GPU {{gpu}}"),
                 ((None, "green"), (1, "red")),
@@ -202,6 +204,17 @@ def _gpu_faults() -> Row:
                 ),
                 {"0": ("No", "orange"), "1": ("Yes", "green")},
                 Query(gpu.GATEWAY_AVAILABLE, "{{instance}}"),
+            ),
+            series(
+                Text(
+                    "XIDs",
+                    "Faults that the driver reported, by number, each over the 5 minutes before. One that needs a "
+                    "reset pages and goes on paging after it has left this panel, until DCGM is restarted.",
+                    "short",
+                    runbook=("SluicegateGpuXid", "SluicegateGpuFault"),
+                    empty="No XID in this time range",
+                ),
+                Query(gpu.XIDS, "{{instance}} GPU {{gpu}} XID {{xid}}"),
             ),
             shared.tokens_per_joule(),
         ],

@@ -217,7 +217,8 @@ def _users() -> Row:
                 Text(
                     "Pace of one request",
                     "Completion tokens per second that one request gets on average, its prefill included, its wait "
-                    "not. Below 7 (150 ms a token) people read faster than it writes: lower MAX_ACTIVE.",
+                    f"not. Below {1 / objectives.INTER_TOKEN_S:.0f} ({objectives.INTER_TOKEN_S * 1000:.0f} ms a token) "
+                    "people read faster than it writes: lower MAX_ACTIVE.",
                     "suffix: tokens/s",
                     more=Uid.CAPACITY,
                     empty=NO_TRAFFIC,
@@ -241,8 +242,9 @@ def _objectives() -> Row:
             series(
                 Text(
                     "Error budget",
-                    "Share of failed requests over an hour, six hours and three days. The objective allows 0.1 % "
-                    "(dashed). Three days above it: the month's budget will not last. One hour far above it pages.",
+                    "Share of failed requests over an hour, six hours and three days. The objective allows "
+                    f"{objectives.ERRORS.allowed_percent} % (dashed). Three days above it: the month's budget will "
+                    "not last. One hour far above it pages.",
                     "percentunit",
                     runbook=("SluicegateErrorBudgetBurningFast", "SluicegateErrorBudgetBurningSlow"),
                     more=Uid.GATEWAY,
@@ -253,8 +255,9 @@ def _objectives() -> Row:
             series(
                 Text(
                     "First-token budget",
-                    "Share of streams whose first token took more than 2 s, over an hour, six hours and three days. "
-                    "The objective allows 0.5 % (dashed), whatever goal is chosen above.",
+                    f"Share of streams whose first token took more than {objectives.FIRST_TOKEN.seconds} s, over an "
+                    f"hour, six hours and three days. The objective allows {objectives.FIRST_TOKEN.allowed_percent} % "
+                    "(dashed), whatever goal is chosen above.",
                     "percentunit",
                     runbook=("SluicegateTtftBudgetBurningFast", "SluicegateTtftBudgetBurningSlow"),
                     more=Uid.LLM,

@@ -1,15 +1,17 @@
 """What the gateway says of its requests, its gate and itself: docs/observability.md explains each metric."""
 
+from prometheus.sluicegate_rules.definitions import definitions, matcher
+
 from .promql import WINDOW, buckets, mean, quantile, rate, ratio, select, total
 
-# The same sets of outcomes as in prometheus/rules/recording.yml, so that panels and alerts agree.
-#: The fault of the engine, of a deadline or of the gateway: not of the load and not of the client.
-FAULTS = 'outcome=~"engine_.*|timeout_.*|internal_error"'
+# The groups of outcomes that the rules use, so that panels and alerts agree: prometheus/definitions.yml.
+_DEFINED = definitions()
+FAULTS = _DEFINED.matcher("fault")
 #: What the service took on; errors are a share of these.
-TAKEN_ON = 'outcome=~"served|engine_.*|timeout_.*|internal_error"'
-#: Without shed_draining: a stop that somebody asked for is not an overload.
-SHED = 'outcome=~"shed_busy|shed_queue_full|shed_queue_timeout"'
-SERVED = 'outcome="served"'
+TAKEN_ON = _DEFINED.matcher("served", "fault")
+SHED = _DEFINED.matcher("shed")
+SERVED = _DEFINED.matcher("served")
+GONE = _DEFINED.matcher("client")
 #: A daemon, among the many processes that export process_*.
 DAEMON = 'job="sluicegate"'
 MODEL = 'model=~"$model"'
@@ -24,7 +26,7 @@ SERVED_RATE = total(rate("api_outcomes_total", SERVED))
 SHED_BY_REASON = total(rate("api_outcomes_total", 'outcome=~"shed_.*"'), "outcome")
 ERROR_RATIO = ratio(total(rate("api_outcomes_total", FAULTS)), total(rate("api_outcomes_total", TAKEN_ON)))
 SHED_RATIO = ratio(total(rate("api_outcomes_total", SHED)), OFFERED)
-GONE_RATIO = ratio(total(rate("api_outcomes_total", 'outcome=~"client_.*"')), OFFERED)
+GONE_RATIO = ratio(total(rate("api_outcomes_total", GONE)), OFFERED)
 #: Over the whole range that is shown, hence no rate interval: the numbers of a report.
 OUTCOMES_IN_RANGE = total(f"increase({select('api_outcomes_total')}[$__range])", "outcome")
 MODEL_REQUESTS = total(rate("api_model_requests_total", MODEL), "model")
@@ -85,7 +87,7 @@ SHED_BY_HOST = total(rate("api_outcomes_total", SHED), "instance")
 CARRYING_CAPACITY = f"{SERVED_BY_HOST} * on (instance) {SLOTS} / on (instance) (avg_over_time({ACTIVE}[{WINDOW}]) > 0)"
 #: Of those that left the queue, with a slot or without one.
 WAITED_IN_VAIN = ratio(
-    total(rate("api_outcomes_total", 'outcome=~"shed_queue_timeout|client_gone_queued"')),
+    total(rate("api_outcomes_total", matcher(_DEFINED.waited_in_vain))),
     total(rate("api_queue_wait_seconds_count")),
 )
 

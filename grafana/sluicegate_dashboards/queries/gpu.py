@@ -23,6 +23,8 @@ TEMPERATURE = select("DCGM_FI_DEV_GPU_TEMP")
 POWER = select("DCGM_FI_DEV_POWER_USAGE")
 SM_CLOCK = f"{select('DCGM_FI_DEV_SM_CLOCK')} * 1e6"
 LAST_XID = select("DCGM_FI_DEV_XID_ERRORS")
+#: By number, over the 5 minutes that the exporter counts; only those that there were.
+XIDS = select("sluicegate:gpu_xid:count5m")
 DOUBLE_BIT_ERRORS = select("DCGM_FI_DEV_ECC_DBE_VOL_TOTAL")
 TENSOR_ACTIVE = select("DCGM_FI_PROF_PIPE_TENSOR_ACTIVE")
 DRAM_ACTIVE = select("DCGM_FI_PROF_DRAM_ACTIVE")

@@ -1,14 +1,22 @@
 """How much of the error budgets is used up, as prometheus/rules/recording.yml records it and the alerts judge it."""
 
+from prometheus.sluicegate_rules.definitions import definitions
+
 from .promql import select, total
 
-#: Shares that the objectives allow: 99.9 % without a fault, 99.5 % of first tokens within 2 s. The alerts' own numbers.
-ERRORS_ALLOWED = 0.001
-LATE_ALLOWED = 0.005
-#: At 14.4 times the allowed share for an hour, SluicegateErrorBudgetBurningFast pages.
-ERRORS_PAGE = 0.0144
+_DEFINED = definitions()
+#: The alerts' own numbers.
+ERRORS = _DEFINED.objectives.error
+FIRST_TOKEN = _DEFINED.objectives.ttft
+#: Shares of bad requests that the objectives allow, 0 to 1.
+ERRORS_ALLOWED = float(ERRORS.allowed)
+LATE_ALLOWED = float(FIRST_TOKEN.allowed)
+#: The share of errors above which SluicegateErrorBudgetBurningFast pages, in the shortest of its windows.
+ERRORS_PAGE = float(_DEFINED.burns.fast.windows[0].rate * ERRORS.allowed)
+#: The pace that a stream has to keep.
+INTER_TOKEN_S = float(_DEFINED.inter_token_bound_s)
 
-WINDOWS = ("1h", "6h", "3d")
+WINDOWS = tuple(_DEFINED.shown_windows)
 
 
 def errors(window: str) -> str:
