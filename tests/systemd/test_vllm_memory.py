@@ -1,6 +1,7 @@
 """vllm-memory: its arithmetic against figures that others have published, and where it reads them from."""
 
 import http.server
+import io
 import json
 import subprocess
 import sys
@@ -194,6 +195,26 @@ def test_the_example_inventory_fits_a_gpu_of_24_gb(memory: ModuleType) -> None:
         assert room / variables["gateway_max_active"] >= 1024
 
 
+@pytest.mark.parametrize(
+    ("settings", "capability", "compiled"),
+    [
+        ({"extra_args": ["--kv-cache-dtype", "fp8"]}, "8.9", "--kv-cache-dtype fp8"),
+        ({"extra_args": ["--kv_cache_dtype=fp8_e4m3"]}, "12.0", "--kv-cache-dtype fp8_e4m3"),
+        ({"extra_args": ["--kv-cache-dtype", "fp8"]}, "9.0", ""),
+        ({"extra_args": ["--kv-cache-dtype", "bfloat16"]}, "8.9", ""),
+        ({"extra_args": ["--kv-cache-dtype=fp8", "--attention-backend=TRITON_ATTN"]}, "8.9", ""),
+        ({"extra_args": ["--kv-cache-dtype=fp8"], "environment": {"CUDA_HOME": "/opt/cuda"}}, "8.9", ""),
+        ({}, "8.9", ""),
+    ],
+)
+def test_an_fp8_cache_is_compiled_but_on_hopper(
+    memory: ModuleType, settings: dict[str, object], capability: str, compiled: str
+) -> None:
+    here = memory.replace(gpu(memory, 24), capability=capability)
+    assert memory.compiles(memory.engine_of(instance(**settings)), [here]) == compiled
+    assert memory.compiles(memory.engine_of(instance(**settings)), []) == ""
+
+
 def test_the_smallest_of_its_gpus_counts(memory: ModuleType) -> None:
     gpus = [gpu(memory, 80, index=0), gpu(memory, 24, index=1), gpu(memory, 48, index=2)]
     assert memory.smallest(memory.engine_of(instance(gpus=[0, 2])), gpus).index == "2"
@@ -337,26 +358,66 @@ def test_the_token_follows_no_redirect_to_another_host(memory: ModuleType, hub: 
     ]
 
 
-def test_without_a_driver_it_answers_all_the_same(memory: ModuleType, tmp_path: Path) -> None:
-    """As the role calls it: the program's text to an interpreter, on a host without NVIDIA's library."""
+def test_without_a_driver_it_answers_all_the_same(
+    memory: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     request = {"instances": [instance(model=str(lay(tmp_path / "model")))], "token": "", "models": str(tmp_path)}
+    monkeypatch.setattr(memory, "ask_driver", lambda: None)
+    monkeypatch.setattr(memory, "NVCC", tmp_path / "nvcc")
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(request)))
+    assert memory.main() == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "driver": {},
+        "toolkit": False,
+        "instances": [
+            {
+                "name": "main",
+                "verdict": "unknown",
+                "sentence": (
+                    f"Whether {tmp_path}/model fits the memory of its GPUs is not known: there is no driver yet to ask "
+                    "for the memory of the GPUs."
+                ),
+                "compiles": "",
+            }
+        ],
+    }
+
+
+def test_the_whole_request_is_answered(
+    memory: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The environment of all engines counts for each, and its own before it."""
+    (tmp_path / "nvcc").touch()
+    request = {
+        "instances": [
+            instance(name="one", model=str(lay(tmp_path / "model")), max_model_len=16384, max_num_seqs=16),
+            instance(name="two", gpus=[1], environment={"HF_HUB_OFFLINE": "1"}),
+            instance(name="three", gpus=[1]),
+        ],
+        "environment": {"HF_ENDPOINT": "http://127.0.0.1:9"},
+        "token": "",
+        "models": str(tmp_path),
+    }
+    gpus = [gpu(memory, 24), gpu(memory, 24, index=1)]
+    monkeypatch.setattr(memory, "ask_driver", lambda: ("13.0", gpus))
+    monkeypatch.setattr(memory, "NVCC", tmp_path / "nvcc")
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(request)))
+    assert memory.main() == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["driver"]["cuda"], len(answer["driver"]["gpus"]), answer["toolkit"]) == ("13.0", 2, True)
+    assert [it["verdict"] for it in answer["instances"]] == ["fits", "unknown", "unknown"]
+    assert "HF_HUB_OFFLINE is set" in answer["instances"][1]["sentence"]
+    assert "http://127.0.0.1:9 was not reached" in answer["instances"][2]["sentence"]
+
+
+def test_it_runs_from_its_text_alone() -> None:
+    """As the role calls it, by the host's own Python."""
     done = subprocess.run(
         [sys.executable, "-I", "-c", (LIBEXEC / "vllm-memory").read_text()],
-        input=json.dumps(request),
+        input=json.dumps({"instances": []}),
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    answer = json.loads(done.stdout)
-    assert answer["driver"] == {}
-    assert answer["instances"] == [
-        {
-            "name": "main",
-            "verdict": "unknown",
-            "sentence": (
-                f"Whether {tmp_path}/model fits the memory of its GPUs is not known: there is no driver yet to ask for "
-                "the memory of the GPUs."
-            ),
-        }
-    ]
+    assert json.loads(done.stdout)["instances"] == []

@@ -124,6 +124,12 @@ def test_the_engine_gets_its_own_environment() -> None:
     assert not [name for name in found if name.startswith("ENGINE_")]
 
 
+def test_the_compiler_that_was_chosen_is_found_first() -> None:
+    found = environment(CUDA_HOME="/usr/local/cuda-13.0", PATH="/usr/bin")
+    assert found["PATH"] == "/opt/vllm/current/bin:/usr/local/cuda-13.0/bin:/usr/bin"
+    assert found["CUDA_HOME"] == "/usr/local/cuda-13.0"
+
+
 def test_the_token_is_passed_by_its_path(tmp_path: Path) -> None:
     (tmp_path / "hf-token").write_text("hf_secret")
     found = environment(CREDENTIALS_DIRECTORY=str(tmp_path))
