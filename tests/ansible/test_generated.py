@@ -10,7 +10,7 @@ import yaml
 
 ANSIBLE = Path(__file__).parents[2] / "ansible"
 
-CONVERTED = ("common", "nvidia_driver", "uv", "gateway", "prometheus", "node_exporter", "firewall")
+CONVERTED = ("common", "nvidia_driver", "uv", "gateway", "prometheus", "node_exporter", "firewall", "vllm")
 
 SPEC = """\
 ---

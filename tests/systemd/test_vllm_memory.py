@@ -421,3 +421,12 @@ def test_it_runs_from_its_text_alone() -> None:
         check=True,
     )
     assert json.loads(done.stdout)["instances"] == []
+
+
+def test_the_documentation_shows_what_it_says_of_the_example(memory: ModuleType) -> None:
+    root = LIBEXEC.parents[1]
+    [main] = yaml.safe_load((root / "ansible/inventories/example/group_vars/gpu_hosts.yml").read_text())[
+        "vllm_instances"
+    ]
+    sentence = memory.judge(memory.engine_of(main), model_of(memory, QWEN), gpu(memory, GEFORCE))[1]
+    assert sentence in " ".join((root / "docs/deploy.md").read_text().split())
