@@ -166,11 +166,13 @@ class HostEngine:
             self._connection = socket.create_connection((host, int(port)), timeout=5) if address else None
         except OSError as error:
             sys.exit(f"Failed to connect to remote hostengine address={address} error={error}")
+        if self._connection is not None:
+            self._connection.setblocking(False)
 
     def check(self) -> None:
         """End the process if the host engine has gone."""
         try:
-            gone = self._connection is not None and self._connection.recv(1, socket.MSG_DONTWAIT) == b""
+            gone = self._connection is not None and self._connection.recv(1) == b""
         except BlockingIOError:
             return
         except OSError:
