@@ -29,7 +29,7 @@ lint: .venv/tools.stamp
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
 	cd ansible && ../$(BIN)/ansible-lint --offline
-	$(BIN)/python ansible/generate.py --check common uv gateway prometheus node_exporter firewall
+	$(BIN)/python ansible/generate.py --check
 	shellcheck .ci/run .ci/packages
 	$(BIN)/python -m prometheus.sluicegate_rules.build --check
 	$(BIN)/python -m grafana.sluicegate_dashboards.build --check

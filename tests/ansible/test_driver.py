@@ -79,7 +79,7 @@ def test_default_packages_are_the_guides_and_all_exist(role: Role, name: str, br
     facts = platform(name)
     packages = role.ask(
         "__nvidia_driver_transaction", facts, nvidia_driver_branch=branch,
-        nvidia_driver_fabric_manager=True, __nvidia_driver_pci=lines("0x10de 0x030200"),
+        nvidia_driver_fabric_manager=True, __common_pci_devices=["0x10de 0x030200"],
     )  # fmt: skip
     distribution = facts["distribution"]
     guide = next(
@@ -113,7 +113,7 @@ def test_default_packages_are_the_guides_and_all_exist(role: Role, name: str, br
 def test_fabric_manager_comes_with_what_its_nvswitches_need(
     role: Role, manage: object, pci: list[str], packages: list[str], modules: list[str]
 ) -> None:
-    seen = {"nvidia_driver_fabric_manager": manage, "__nvidia_driver_pci": lines(*pci)}
+    seen = {"nvidia_driver_fabric_manager": manage, "__common_pci_devices": list(pci)}
     driver = [*role.ask("nvidia_driver_packages", platform("debian12")), "nvidia-persistenced"]
     assert role.ask("__nvidia_driver_transaction", platform("debian12"), **seen) == [*driver, *packages]
     assert role.ask("__nvidia_driver_modules", platform("debian12"), **seen) == ["nvidia", "nvidia-uvm", *modules]

@@ -229,7 +229,7 @@ class Playing:
 
     def reset(self, *args: str, log: str) -> playbooks.Run:
         """Run the playbook that resets GPUs."""
-        return playbooks.play(self.host, "gpu-reset", *args, variables=self.variables, log=f"gpu-reset-{log}")
+        return playbooks.play(self.host, "gpu_reset", *args, variables=self.variables, log=f"gpu-reset-{log}")
 
 
 @pytest.fixture(scope="module")
