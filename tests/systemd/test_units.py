@@ -203,6 +203,14 @@ def test_gpu_units_may_use_the_gpu() -> None:
     assert units.values("vllm@.service", "MemoryDenyWriteExecute") == []
 
 
+def test_open_webui_writes_below_its_state_directory_alone() -> None:
+    """ProtectSystem=strict makes everything else read-only, its installation first: it logs an error for each file."""
+    environment = dict(line.partition("=")[::2] for line in units.values("open-webui.service", "Environment"))
+    (state,) = units.values("open-webui.service", "StateDirectory")
+    for name in ("DATA_DIR", "HOME", "STATIC_DIR"):
+        assert Path(environment[name]).is_relative_to(f"/var/lib/{state}"), name
+
+
 def test_several_engines_do_not_take_each_others_shared_memory() -> None:
     """RemoveIPC= removes all of the user's when one unit stops, and all instances share a user."""
     assert units.values("vllm@.service", "RemoveIPC") == []
