@@ -68,6 +68,8 @@ def without_vllm(host: Host, deployment: Deployment, kept: Path, instance: str) 
     deployment.variables.update(
         vllm_manage=False,
         gateway_engine="http://127.0.0.1:8000",
+        # The program in its place does not chat.
+        gateway_verify_chat=False,
         dcgm_exporter_manage=False,
         firewall_manage=False,
         prometheus_instance=instance,
