@@ -1,6 +1,7 @@
 """The collection is built and installed by Ansible's own tool, and its playbooks run from where they were installed."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,7 +19,11 @@ PLAYBOOKS = sorted(path.stem for path in ANSIBLE.glob("playbooks/*.yml"))
 @pytest.fixture(scope="module")
 def tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("built")
-    run("ansible-galaxy", "collection", "build", str(ANSIBLE), "--output-path", str(directory), cwd=directory)
+    source = shutil.copytree(ANSIBLE, directory / "ansible")
+    for private in ("inventories/private/hosts.yml", "inventories/example/backups/gpu1.tar"):
+        (source / private).parent.mkdir(exist_ok=True)
+        (source / private).write_text("secret")
+    run("ansible-galaxy", "collection", "build", str(source), "--output-path", str(directory), cwd=directory)
     (path,) = directory.glob("*.tar.gz")
     return path
 
@@ -62,7 +67,7 @@ def test_the_collection_has_the_roles_and_playbooks_and_nothing_private(tarball:
     roles = {path.name for path in (ANSIBLE / "roles").iterdir()}
     assert {f"roles/{role}/meta/main.yml" for role in roles} <= names
     assert {f"playbooks/{playbook}.yml" for playbook in PLAYBOOKS} <= names
-    assert not [name for name in names if name.startswith((".", "inventories/private"))]
+    assert not [name for name in names if name.startswith((".", "inventories/private", "inventories/example/backups"))]
 
 
 @pytest.mark.parametrize("playbook", PLAYBOOKS)

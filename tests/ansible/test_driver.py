@@ -155,9 +155,12 @@ def test_of_two_meta_packages_the_running_images_counts(role: Role) -> None:
 def test_headers_of_an_exact_version_are_installed_only_where_the_archive_has_them() -> None:
     tasks = yaml.safe_load((ROLE / "tasks/kernel.yml").read_text())
     block = next(task["block"] for task in tasks if "block" in task)
-    for task in [*tasks, *block]:
-        if "ansible_facts['kernel']" in str(task.get("ansible.builtin.apt", {}).get("name", "")):
-            assert task["when"] == "__nvidia_driver_exact_headers.stdout | default('') != ''"
+    exact = [
+        task["when"]
+        for task in [*tasks, *block]
+        if "ansible_facts['kernel']" in str(task.get("ansible.builtin.apt", {}).get("name", ""))
+    ]
+    assert exact == ["__nvidia_driver_exact_headers.stdout | default('') != ''"]
 
 
 DRIVER = "nvidia-graphics-drivers"

@@ -201,7 +201,7 @@ def test_check_mode_saves_nothing(archive: Path, first: Deployment, kept: Path) 
     [
         ("no archive", 'backup_archive is "/nowhere.tar", and must be the absolute path of an archive of backup.yml'),
         ("damaged", "is not what backup.yml has fetched: its checksum is"),
-        ("not of backup.yml", "has the layout of no backup.yml with no parts, and this restore.yml reads layout 1"),
+        ("not of backup.yml", "its layout is unknown with no parts, and it must be 1 with parts of"),
         ("newer data", "was written after the archive was made"),
     ],
 )

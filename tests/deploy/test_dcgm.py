@@ -94,7 +94,7 @@ def test_the_profiling_module_is_in_the_proprietary_package_alone() -> None:
     assert having == PACKAGES["proprietary"]["packages"][:1]
 
 
-def test_a_stand_in_starts_no_service_as_the_real_package_does() -> None:
+def test_neither_a_stand_in_nor_the_real_package_starts_its_service() -> None:
     scripts = PACKAGES["scripts"]
     assert not any(scripts[what] for what in ("starts_its_service", "enables_its_service", "stops_its_service"))
     for package in packages.dcgm_packages():
@@ -319,8 +319,14 @@ def test_the_exporter_waits_for_the_host_engine(playing: Playing) -> None:
 @pytest.mark.deploy
 def test_the_exporter_comes_back_after_a_crash_of_the_host_engine(playing: Playing) -> None:
     host = playing.host
-    host.run("kill", "-s", "ABRT", _pid(host, ENGINE))
-    eventually(lambda: _serves(host), SOON_S)
+    before = {unit: _pid(host, unit) for unit in (ENGINE, EXPORTER)}
+    host.run("kill", "-s", "ABRT", before[ENGINE])
+
+    def back() -> None:
+        assert all(_pid(host, unit) not in ("0", pid) for unit, pid in before.items())
+        _serves(host)
+
+    eventually(back, SOON_S)
     assert _state(host, ENGINE) == "active"
 
 

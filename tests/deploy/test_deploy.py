@@ -80,7 +80,7 @@ def built(deployment: Deployment) -> Deployment:
     return deployment
 
 
-@pytest.mark.parametrize("playbook", ["site", "verify", "upgrade", "rollback", "uninstall"])
+@pytest.mark.parametrize("playbook", sorted(path.stem for path in (playbooks.ANSIBLE / "playbooks").glob("*.yml")))
 def test_syntax(playbook: str) -> None:
     command = [
         str(Path(sys.executable).with_name("ansible-playbook")), "--syntax-check", f"playbooks/{playbook}.yml",

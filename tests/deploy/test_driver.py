@@ -119,7 +119,7 @@ def test_check_mode_on_the_fresh_host_changes_nothing(driver: Driver) -> None:
     assert snapshot.take(driver.host).changes(before) == []
 
 
-def test_a_kernel_that_was_not_booted_is_booted_before_the_driver_is_built(driver: Driver) -> None:
+def test_the_driver_is_not_built_while_a_newer_kernel_waits_for_a_reboot(driver: Driver) -> None:
     driver.apt("install", "linux-image-999.1.0-1-amd64")
     said = refused(driver.play("reboot", nvidia_driver_reboot=False))
     assert "must be rebooted" in said
@@ -164,7 +164,7 @@ def test_a_server_gets_no_x11(driver: Driver) -> None:
     assert [name for name in names if re.match(r"xserver-|libx11|libegl|libgl(\d|x)", name)] == []
 
 
-def test_kernel_and_headers_came_by_meta_package(driver: Driver) -> None:
+def test_headers_came_by_meta_package(driver: Driver) -> None:
     manual = driver.host.output("apt-mark", "showmanual").split()
     assert "linux-headers-amd64" in manual
     assert f"linux-headers-{os.uname().release}" not in manual
