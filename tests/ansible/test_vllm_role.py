@@ -53,6 +53,7 @@ CASES = {
     "old-driver-after-all": Case(OLD, MANAGED, "runs CUDA up to 12.4", preflight=False),
     # As in upgrade.yml, where it is no part of the play.
     "old-driver-without-the-role": Case(OLD, {"nvidia_driver_manage": True}, "runs CUDA up to 12.4"),
+    "old-driver-in-an-upgrade": Case(OLD, MANAGED | {"__vllm_no_driver_comes": True}, "runs CUDA up to 12.4"),
     "old-branch": Case(
         NEW, MANAGED | {"vllm_cuda_min": "13.1"}, "nvidia_driver_branch is 580, whose driver runs CUDA up to 13.0"
     ),

@@ -283,10 +283,17 @@ def test_a_restore_leaves_nothing_of_what_was_there_before(moved: Deployment) ->
     assert moved.host.output("find", "/var/tmp", "-name", "sluicegate-*") == ""
 
 
+def test_a_second_restore_asks_before_it_replaces_what_came_since(moved: Deployment, archive: Path) -> None:
+    run = moved.play("restore", "--extra-vars", f"backup_archive={archive}", log="backup-6-again")
+    assert run.status != 0
+    assert "was written after the archive was made" in said(run)
+    assert run.changed == []
+
+
 def test_site_changes_nothing_that_was_restored_but_a_password_of_the_inventory(moved: Deployment) -> None:
     variables = json.dumps({"grafana_admin_password": PASSWORD})
     tags = "gateway,prometheus,grafana"
-    run = moved.play("site", "--tags", tags, "--extra-vars", variables, log="backup-6-site").succeeded()
+    run = moved.play("site", "--tags", tags, "--extra-vars", variables, log="backup-7-site").succeeded()
     assert [task.name for task in run.changed] == [
         "grafana : Write the administrator's password",
         "grafana : Set the administrator's password",

@@ -120,6 +120,7 @@ def test_a_window_bounds_what_a_layer_keeps(memory: ModuleType) -> None:
         ({"sliding_window": 4096, "use_sliding_window": True}, "which of its layers"),
         ({"quantization_config": {"kv_cache_scheme": {"num_bits": 8}}}, "how the KV cache is to be quantized"),
         ({"num_hidden_layers": None}, "no num_hidden_layers"),
+        ({"block_configs": [{"attention": {"no_op": True}}]}, "its layers differ from each other"),
     ],
 )
 def test_what_is_not_computed_is_said_and_not_guessed(
@@ -129,6 +130,29 @@ def test_what_is_not_computed_is_said_and_not_guessed(
     with pytest.raises(memory.Unknown, match=reason) as raised:
         memory.judge(memory.engine_of(instance()), model, gpu(memory, GEFORCE))
     assert "its weights need 15.3 of the 21.2 GiB" in str(raised.value)
+
+
+@pytest.mark.parametrize("argument", ["--pipeline-parallel-size", "--data-parallel-size", "--cpu-offload-gb", "-q"])
+def test_weights_that_an_argument_spreads_are_not_too_large(memory: ModuleType, argument: str) -> None:
+    """They are not all on one GPU, or not as they are stored."""
+    engine = memory.engine_of(instance(extra_args=[argument, "8"]))
+    with pytest.raises(memory.Unknown, match=f"its weights need 15.3 of the 7.2 GiB .* extra_args has {argument}"):
+        memory.judge(engine, model_of(memory, QWEN), gpu(memory, 8))
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments"),
+    [({"intermediate_size": [8192, 16384]}, []), ({}, ["--max-num-batched-tokens=8k"])],
+)
+def test_what_nobody_has_foreseen_is_unknown_and_stops_nothing(
+    memory: ModuleType, tmp_path: Path, config: dict[str, object], arguments: list[str]
+) -> None:
+    directory = lay(tmp_path / "model")
+    (directory / "config.json").write_text(json.dumps({**QWEN["config"], **config}))
+    engine = memory.engine_of(instance(model=str(directory), extra_args=arguments))
+    answered = memory.answer(engine, [gpu(memory, GEFORCE)], {})
+    assert answered["verdict"] == "unknown"
+    assert "Error: " in answered["sentence"]
 
 
 @pytest.mark.parametrize("argument", ["--quantization=fp8", "-q", "--cpu_offload_gb", "--speculative-config"])
@@ -223,6 +247,8 @@ def test_the_smallest_of_its_gpus_counts(memory: ModuleType) -> None:
         memory.smallest(memory.engine_of(instance(gpus=[7])), gpus)
     with pytest.raises(memory.Unknown, match="no driver yet"):
         memory.smallest(memory.engine_of(instance()), [])
+    with pytest.raises(memory.Unknown, match="does not say how much memory GPU 3"):
+        memory.smallest(memory.engine_of(instance(gpus=[0, 3])), [*gpus, gpu(memory, 0, "NVIDIA GB10", index=3)])
     with pytest.raises(memory.Unknown, match="MIG"):
         memory.smallest(memory.engine_of(instance(gpus=["MIG-12345678"])), gpus)
 
