@@ -268,8 +268,8 @@ def test_dcgm_3_gives_way(playing: Playing) -> None:
     host.run("apt-get", "install", "--yes", "datacenter-gpu-manager")
     named_twice = playing.role(log="0-named-twice")
     assert [task.message for task in named_twice.failed] == [
-        f"/etc/apt/sources.list.d/before.list on gpu1 names {playing.repository} already, and apt refuses one repository "
-        "with two keys: remove it (`apt-get purge cuda-keyring` if that package brought it)."
+        f"/etc/apt/sources.list.d/before.list on gpu1 names {playing.repository} already, and apt refuses one "
+        "repository with two keys: remove it (`apt-get purge cuda-keyring` if that package brought it)."
     ]
     host.run("rm", "/etc/apt/sources.list.d/before.list")
     host.run("systemctl", "daemon-reload")

@@ -47,11 +47,11 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def runs(
-    _shared_engine: RealEngine, engine_paths: EnginePaths, tmp_path_factory: pytest.TempPathFactory
+    shared_engine: RealEngine, engine_paths: EnginePaths, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Runs]:
     """Both, started; the serving one has answered its first question."""
     # A third engine is more than a machine of 16 GB has room for. It starts again if a test wants it.
-    _shared_engine.stop()
+    shared_engine.stop()
     directory = tmp_path_factory.mktemp("run")
     with ExitStack() as stack:
 
