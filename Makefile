@@ -30,7 +30,7 @@ lint: .venv/tools.stamp
 	$(BIN)/yamllint --strict .
 	cd ansible && ../$(BIN)/ansible-lint --offline
 	$(BIN)/python ansible/generate.py --check
-	shellcheck .ci/run .ci/packages
+	shellcheck .ci/run .ci/packages tests/deploy/standins/*.sh
 	$(BIN)/python -m prometheus.sluicegate_rules.build --check
 	$(BIN)/python -m grafana.sluicegate_dashboards.build --check
 
