@@ -1,12 +1,12 @@
 """A value of a wrong type stops a role's preflight, and its main entry point, before its first task."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.ansible.plays import play
 
 REPOSITORY = Path(__file__).parents[2]
 ANSIBLE = REPOSITORY / "ansible"
@@ -60,22 +60,9 @@ def test_a_wrong_type_is_refused_before_the_first_task(entry: str, tmp_path: Pat
         "name": "Write it down",
         "ansible.builtin.copy": {"content": "{{ said | to_json }}", "dest": str(said), "mode": "0644"},
     }
-    play = [{"name": "Validate", "hosts": "all", "gather_facts": True, "tasks": [*blocks, write]}]
-    (tmp_path / "play.yml").write_text(yaml.safe_dump(play))
-    run = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            "--inventory=localhost,",
-            "--connection=local",
-            f"--extra-vars=sluicegate_files={REPOSITORY}",
-            str(tmp_path / "play.yml"),
-        ],
-        cwd=ANSIBLE,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    plays = [{"name": "Validate", "hosts": "all", "gather_facts": True, "tasks": [*blocks, write]}]
+    played = play(tmp_path, plays, {"localhost": {"sluicegate_files": str(REPOSITORY)}})
+    assert played.status == 0, played.output
     answers = json.loads(said.read_text())
     assert sorted(answers) == cases
     for role in cases:

@@ -2,15 +2,14 @@
 
 import http.server
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.ansible.plays import play
 
 ROLES = Path(__file__).parents[2] / "ansible/roles"
 
@@ -88,43 +87,13 @@ def failures(
         (path / "bin" / name).chmod(0o755)
     hosts = {
         name: {
-            "ansible_connection": "local",
-            "ansible_python_interpreter": sys.executable,
             "gateway_listen": f"127.0.0.1:{port}",
             "gateway_settings": {},
             **({"gateway_verify_chat": False} if name == "not-asked" else {}),
         }
         for name, (port, _) in gateways.items()
     }
-    (path / "inventory.json").write_text(json.dumps({"all": {"hosts": hosts}}))
-    (path / "play.yml").write_text(PLAY)
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            *("--inventory", str(path / "inventory.json"), str(path / "play.yml")),
-        ],
-        env={
-            "HOME": os.environ["HOME"],
-            "PATH": f"{path}/bin:{os.environ['PATH']}",
-            "ANSIBLE_ROLES_PATH": str(ROLES),
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.jsonl",
-            "ANSIBLE_LOCAL_TEMP": str(path / "tmp"),
-            "ANSIBLE_HOME": str(path / "ansible"),
-            "LC_ALL": "C.UTF-8",
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert events, done.stdout + done.stderr
-    return {
-        name: str(result.get("msg", result))
-        for event in events
-        if event["_event"] == "v2_runner_on_failed"
-        for name, result in event["hosts"].items()
-    }
+    return play(path, PLAY, hosts, programs=path / "bin").failures
 
 
 def test_only_what_gave_no_token_fails(failures: dict[str, str]) -> None:

@@ -2,15 +2,13 @@
 vllm-memory and says what that would say."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.ansible.plays import play
 
 REPOSITORY = Path(__file__).parents[2]
 ROLES = REPOSITORY / "ansible/roles"
@@ -134,40 +132,8 @@ class Outcome:
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     """All cases in one play: starting Ansible takes seconds."""
     path = tmp_path_factory.mktemp("role")
-    (path / "play.yml").write_text(PLAY)
-    (path / "inventory.json").write_text(json.dumps({"all": {"hosts": {name: host(path, name) for name in CASES}}}))
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            *("--inventory", str(path / "inventory.json"), "--forks", "4", str(path / "play.yml")),
-        ],
-        env={
-            **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
-            "ANSIBLE_ROLES_PATH": str(ROLES),
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.jsonl",
-            "ANSIBLE_LOCAL_TEMP": str(path / "tmp"),
-            "ANSIBLE_HOME": str(path / "ansible"),
-            "ANSIBLE_INJECT_FACT_VARS": "false",
-            "LC_ALL": "C.UTF-8",
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert events, done.stdout + done.stderr
-    stopped: dict[str, str] = {}
-    for event in events:
-        if event["_event"] == "v2_runner_on_failed":
-            for name, result in event["hosts"].items():
-                stopped[name] = sentence(result)
+    stopped = play(path, PLAY, {name: host(path, name) for name in CASES}).failures
     return {name: Outcome(stopped.get(name, ""), environment(path / f"{name}.env")) for name in CASES}
-
-
-def sentence(result: Mapping[str, Any]) -> str:
-    failed = [item for item in result.get("results", []) if item.get("failed")]
-    return "\n".join(str(each.get("msg", each)) for each in failed or [result])
 
 
 def host(path: Path, name: str) -> dict[str, object]:
@@ -178,8 +144,6 @@ def host(path: Path, name: str) -> dict[str, object]:
     answer = {"driver": case.driver, "toolkit": case.toolkit, "instances": [case.instance]}
     program.write_text(f"import sys\nsys.stdin.read()\nprint({json.dumps(answer)!r})\n")
     return {
-        "ansible_connection": "local",
-        "ansible_python_interpreter": sys.executable,
         "sluicegate_files": str(path / "checkouts" / name),
         "roles": str(ROLES),
         "out": str(path),

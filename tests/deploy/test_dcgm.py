@@ -8,8 +8,6 @@ import csv
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.ansible.plays import play
 from tests.deploy import packages, playbooks, snapshot
 from tests.deploy.eventually import eventually
 from tests.deploy.host import Host, booted_host
@@ -153,37 +152,19 @@ def test_the_repository_and_its_key_are_those_of_the_distribution(tmp_path: Path
     known = PACKAGES["repositories"]
     keys = {name: key for name, key in known["keys"].items() if name != "source"}
     hosts = {name: _platform(name) for name in keys}
-    (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts}}))
     asked = ["dcgm_exporter_repository_url", "dcgm_exporter_repository_key_url", "__dcgm_exporter_offered"]
-    play = {
+    asking = {
         "hosts": "all",
         "gather_facts": False,
-        "connection": "local",
         "vars_files": [str(ROLE / "defaults/main.yml"), str(ROLE / "vars/main.yml")],
         "tasks": [
             {"ansible.builtin.set_fact": FACTS_OF_A_HOST | {"cacheable": True}},
             {"ansible.builtin.debug": {"msg": "{{ [inventory_hostname, " + ", ".join(asked) + "] }}"}},
         ],
     }
-    (tmp_path / "play.yml").write_text(json.dumps([play]))
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            "--inventory",
-            str(tmp_path / "hosts.json"),
-            str(tmp_path / "play.yml"),
-        ],
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "ANSIBLE_CONFIG": str(playbooks.ANSIBLE / "ansible.cfg"),
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.jsonl",
-        },
-        check=True,
-    )
-    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    results = [r for e in events for r in e.get("hosts", {}).values() if "msg" in r]
+    played = play(tmp_path, [asking], hosts)
+    assert played.status == 0, played.output
+    results = [r for e in played.events for r in e.get("hosts", {}).values() if "msg" in r]
     answers = {name: rest for name, *rest in (result["msg"] for result in results)}
     assert answers.keys() == keys.keys()
     base = "https://developer.download.nvidia.com/compute/cuda/repos"

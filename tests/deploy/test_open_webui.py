@@ -1,15 +1,12 @@
 """What the role open_webui makes of its variables. Open WebUI itself is too large to be installed in a test."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from tests.ansible.plays import play
 from tests.deploy.playbooks import ANSIBLE
 
 GATEWAY = "http://127.0.0.1:8080/v1"
@@ -77,34 +74,22 @@ PLAY = [
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The role's preflight with each set of variables, as a host each: where the results are, and the output."""
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """The role's preflight with each set of variables, as a host each: where the results are, and what failed."""
     directory = tmp_path_factory.mktemp("open_webui")
     sets = [variables for variables, _, _ in CASES] + [variables for variables, _ in MISTAKES]
-    common = {"ansible_connection": "local", "open_webui_manage": True, "directory": str(directory)}
+    common = {"open_webui_manage": True, "directory": str(directory)}
     common |= {"uv_python": "3.12", "sluicegate_files": str(ANSIBLE.parent), "uv_environment": {}}
     hosts = {f"case{number}": {**common, **variables} for number, variables in enumerate(sets)}
-    (directory / "inventory.json").write_text(json.dumps({"all": {"hosts": hosts}}))
-    (directory / "play.yml").write_text(yaml.safe_dump(PLAY))
-    result = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            *("--inventory", str(directory / "inventory.json"), str(directory / "play.yml")),
-        ],
-        env={**os.environ, "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True,
-        text=True,
-        cwd=ANSIBLE,
-    )
-    return directory, " ".join((result.stdout + result.stderr).split())
+    return directory, play(directory, PLAY, hosts).failures
 
 
 @pytest.mark.parametrize("number", range(len(CASES)))
-def test_documents_and_pytorch_are_as_the_inventory_says(ran: tuple[Path, str], number: int) -> None:
-    directory, output = ran
+def test_documents_and_pytorch_are_as_the_inventory_says(ran: tuple[Path, dict[str, str]], number: int) -> None:
+    directory, failures = ran
     _, documents, torch = CASES[number]
     path = directory / f"case{number}.json"
-    assert path.exists(), output
+    assert path.exists(), failures
     assert json.loads(path.read_text()) == [
         {"OPENAI_API_BASE_URL": GATEWAY, "OPENAI_API_KEY": "none", **documents},
         torch,
@@ -112,7 +97,8 @@ def test_documents_and_pytorch_are_as_the_inventory_says(ran: tuple[Path, str], 
 
 
 @pytest.mark.parametrize("number", range(len(MISTAKES)))
-def test_a_mistake_stops_in_preflight(ran: tuple[Path, str], number: int) -> None:
-    directory, output = ran
-    assert MISTAKES[number][1] in output
-    assert not (directory / f"case{len(CASES) + number}.json").exists()
+def test_a_mistake_stops_in_preflight(ran: tuple[Path, dict[str, str]], number: int) -> None:
+    directory, failures = ran
+    case = f"case{len(CASES) + number}"
+    assert MISTAKES[number][1] in " ".join(failures[case].split())
+    assert not (directory / f"{case}.json").exists()
