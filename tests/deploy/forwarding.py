@@ -6,10 +6,11 @@ import os
 import selectors
 import socket
 import socketserver
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from tests.deploy.serving import running
 
 #: <linux/sched.h>
 CLONE_NEWNET = 0x40000000
@@ -29,15 +30,9 @@ def forwarded(listen: Address, to: Address, namespace: Path | None = None) -> It
     enter = None if namespace is None else lambda: _enter(namespace)
     # A network namespace belongs to a thread, and a socket to the one that it was made in: one thread enters it, and
     # makes the sockets of all.
-    with ThreadPoolExecutor(1, initializer=enter) as inside, _Server(listen, to, inside) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            host, port = server.server_address[:2]
-            yield str(host), int(port)
-        finally:
-            server.shutdown()
-            thread.join()
+    with ThreadPoolExecutor(1, initializer=enter) as inside, _Server(listen, to, inside) as server, running(server):
+        host, port = server.server_address[:2]
+        yield str(host), int(port)
 
 
 def _enter(namespace: Path) -> None:

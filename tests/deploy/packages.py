@@ -8,10 +8,11 @@ import contextlib
 import functools
 import http.server
 import subprocess
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.deploy.serving import running
 
 HERE = Path(__file__).parent / "standins"
 
@@ -238,14 +239,8 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 def serving(directory: Path, address: str) -> Iterator[str]:
     """Serve a directory by HTTP until the end of the block; gives its URL."""
     handler = functools.partial(_Quiet, directory=str(directory))
-    with http.server.ThreadingHTTPServer((address, 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"http://{address}:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with http.server.ThreadingHTTPServer((address, 0), handler) as server, running(server):
+        yield f"http://{address}:{server.server_port}"
 
 
 def run(*argv: str, cwd: Path | None = None) -> str:

@@ -7,12 +7,12 @@ import contextlib
 import html
 import http.server
 import json
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlencode
 
 from grafana.sluicegate_dashboards.expressions import DASHBOARDS, expressions
+from tests.deploy.serving import running
 
 #: How far back a graph looks at first.
 RANGE = "15m"
@@ -96,11 +96,5 @@ def served(listen: tuple[str, int], prometheus: str) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class calls it so)
             """Nothing: the terminal belongs to whoever looks."""
 
-    with http.server.ThreadingHTTPServer(listen, Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"http://{listen[0]}:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with http.server.ThreadingHTTPServer(listen, Handler) as server, running(server):
+        yield f"http://{listen[0]}:{server.server_port}"

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,18 @@ def play(
     events = [json.loads(line) for line in lines if line.startswith("{")]
     tasks = [task for event in events for task in _tasks(event)]
     return Run(f"{playbook} ({log})", int(output.rsplit("\n", 1)[-1]), tasks, output)
+
+
+def play_role(
+    host: Host, role: str, *passes: str, args: Sequence[str], variables: Mapping[str, object], log: str
+) -> Run:
+    """Run files of one role's tasks in turn, as `play` runs a playbook; `args` are ansible-playbook's."""
+    tasks = [{"name": each, "ansible.builtin.import_role": {"name": role, "tasks_from": each}} for each in passes]
+    path = host.directory / f"{log}-play.yml"
+    path.write_text(json.dumps([{"name": role, "hosts": "gpu_hosts", "become": True, "tasks": tasks}]))
+    # A playbook is named as those of the collection are, from their directory.
+    name = os.path.relpath(path.with_suffix(""), ANSIBLE / "playbooks")
+    return play(host, name, *args, variables=variables, log=log)
 
 
 def _jsonl(host: Host, playbook: str, *args: str, log: str) -> Iterator[str]:

@@ -6,7 +6,6 @@ The tests on the booted host stand in their order, and each finds the host as th
 
 import csv
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -201,12 +200,9 @@ class Playing:
 
     def role(self, *args: str, log: str, tasks: str = "main") -> playbooks.Run:
         """Run the role's tasks on the host; check mode and the like by `args`."""
-        path = self.host.directory / f"dcgm-{tasks}.yml"
-        what = {"name": "dcgm_exporter", "tasks_from": tasks}
-        play = {"hosts": "gpu_hosts", "become": True, "tasks": [{"ansible.builtin.import_role": what}]}
-        path.write_text(json.dumps([play]))
-        there = os.path.relpath(path.with_suffix(""), playbooks.ANSIBLE / "playbooks")
-        return playbooks.play(self.host, there, *args, variables=self.variables, log=f"dcgm-{log}")
+        return playbooks.play_role(
+            self.host, "dcgm_exporter", tasks, args=args, variables=self.variables, log=f"dcgm-{log}"
+        )
 
     def reset(self, *args: str, log: str) -> playbooks.Run:
         """Run the playbook that resets GPUs."""

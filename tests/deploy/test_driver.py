@@ -10,21 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.deploy import playbooks, snapshot
 from tests.deploy.driver_packages import HIGHER, OLDER, VENDOR, VERSION, DriverRepositories, driver_repositories
 from tests.deploy.host import Host, booted_host
 
 pytestmark = pytest.mark.deploy
-
-
-def _play(*steps: str) -> str:
-    """A play of the role's files of tasks, which are the passes of site.yml."""
-    tasks = [
-        {"name": step, "ansible.builtin.import_role": {"name": "nvidia_driver", "tasks_from": step}} for step in steps
-    ]
-    return yaml.safe_dump([{"name": "The driver", "hosts": "gpu_hosts", "become": True, "tasks": tasks}])
 
 
 #: A GPU of NVIDIA's, as sysfs shows it.
@@ -47,15 +38,15 @@ class Driver:
 
     def play(self, log: str, *args: str, tasks: str = "", **variables: object) -> playbooks.Run:
         """Run the role's passes, or one file of its tasks; `variables` beside the inventory's."""
-        path = self.host.directory / f"{log}-play.yml"
-        path.write_text(_play(tasks) if tasks else _play("preflight", "main", "verify"))
-        name = os.path.relpath(path, playbooks.ANSIBLE / "playbooks").removesuffix(".yml")
+        passes = (tasks,) if tasks else ("preflight", "main", "verify")
         inventory = {
             "nvidia_driver_repository_url": self.repositories.nvidia,
             "nvidia_driver_repository_key": self.repositories.key,
             **variables,
         }
-        return playbooks.play(self.host, name, *args, variables=inventory, log=f"driver-{log}")
+        return playbooks.play_role(
+            self.host, "nvidia_driver", *passes, args=args, variables=inventory, log=f"driver-{log}"
+        )
 
     def version(self, package: str) -> str:
         """The installed version of a package, empty if it is not installed."""
