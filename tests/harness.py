@@ -15,15 +15,15 @@ from sluicegate.accept.server import bind
 from sluicegate.config.address import parse_engine
 from sluicegate.config.schema import Address, Config, TcpAddress
 from sluicegate.config.settings import SETTINGS, build
+from sluicegate.dialects.routes import ENDPOINTS
+from sluicegate.engines.engine import Backend, EngineState
+from sluicegate.engines.probe import ProbeRefused, ProbeUnwell
 from sluicegate.exchange import ClientGone, ClientStalled, Endpoint, Headers, Request
 from sluicegate.gateway import Gateway
 from sluicegate.observe.logs import Log
 from sluicegate.observe.metrics import Metrics
-from sluicegate.openai.routes import ENDPOINTS
 from sluicegate.relay.pump import Pump
 from sluicegate.relay.wire import READ_SIZE, Dial, Wire
-from sluicegate.route.backends import Backend, EngineState
-from sluicegate.route.health import ProbeRefused, ProbeUnwell
 from tests.fakes.engine import FakeEngine
 
 CHAT = "/v1/chat/completions"

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(resolved: Resolved, file: Path | None) -> int:
     from .lifecycle import serve
-    from .systemd import HandoverError
+    from .service.systemd import HandoverError
 
     listen = resolved.config.listen
     try:

@@ -9,21 +9,21 @@ from .accept.app import make_app
 from .accept.asgi import Gate
 from .accept.server import Listening
 from .account.ledger import Ledger
-from .admit.controller import Admission
+from .admit.admission import Admission
 from .config.live import Live
 from .config.schema import Address, Config
-from .gpu.nvml import PyNvml
-from .gpu.sampler import sample_forever
+from .engines.engine import Backend, Backends
+from .engines.probe import HttpProbe, Probe, watch
+from .engines.scrape import Scrape
+from .observe.gpus import sample_forever
 from .observe.logs import Log
 from .observe.metrics import Metrics
+from .observe.nvml import PyNvml
 from .outcome import Outcome
 from .pipeline import Pipeline
 from .relay.pool import Pool
 from .relay.pump import Pump
 from .relay.wire import Dial, dialer
-from .route.backends import Backend, Backends
-from .route.health import HttpProbe, Probe, watch
-from .route.scrape import Scrape
 
 #: After the drain deadline, how long requests that were cut off may take to tell their clients (seconds).
 LAST_WORDS_S = 2.0

@@ -14,14 +14,14 @@ from .config.address import describes
 from .config.faults import ConfigError
 from .config.reload import changes, told, why_not
 from .config.schema import Address, Config, TcpAddress
+from .dialects.routes import ENDPOINTS
 from .gateway import LAST_WORDS_S, Gateway
 from .observe.foreign import describe, foreign_loggers
 from .observe.logs import Log, choose_format
 from .observe.metrics import Metrics
-from .openai.routes import ENDPOINTS
 from .relay.pump import Pump
-from .systemd import Service, take
-from .watchdog import feed
+from .service.systemd import Service, take
+from .service.watchdog import feed
 
 STDERR = 2
 

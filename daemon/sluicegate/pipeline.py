@@ -7,21 +7,21 @@ from typing import TypeVar
 import trio
 
 from .account.ledger import Ledger, Record
-from .account.usage import StreamMeter, read_usage
-from .admit.controller import Admission
+from .account.meter import StreamMeter, read_usage
+from .admit.admission import Admission
 from .config.live import Live
 from .config.schema import TimeoutConfig
+from .dialects.errors import error_body, error_event
+from .dialects.facts import Facts, for_engine, understand
+from .dialects.sse import EventSplitter
+from .engines.engine import Backend, Backends
 from .exchange import Client, ClientGone, ClientStalled, Headers, Request
 from .observe.foreign import describe
-from .openai.errors import error_body, error_event
-from .openai.facts import Facts, for_engine, understand
-from .openai.sse import EventSplitter
 from .outcome import Outcome, Refusal
 from .relay.connection import EngineBroken
 from .relay.forward import EngineUnreachable, Exchange, Patience, begin, stream
 from .relay.pool import Pool
 from .relay.pump import EngineIdle, Pump
-from .route.backends import Backend, Backends
 
 T = TypeVar("T")
 

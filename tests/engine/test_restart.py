@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import trio
 
-from sluicegate.route.backends import EngineState
+from sluicegate.engines.engine import EngineState
 from tests.contract.raw import RawAnswer, get, post
 from tests.contract.target import DIALECTS, PATIENCE_S, Target
 from tests.engine.programs import family

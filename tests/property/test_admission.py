@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from sluicegate.admit.controller import Admission
+from sluicegate.admit.admission import Admission
 from sluicegate.admit.ticket import Ticket, TicketState
 from sluicegate.config.schema import AdmissionConfig, QueueMode
 from sluicegate.outcome import Outcome, Refusal

@@ -11,11 +11,11 @@ import pydantic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sluicegate.account.usage import StreamMeter
+from sluicegate.account.meter import StreamMeter
+from sluicegate.dialects.facts import for_engine, understand
+from sluicegate.dialects.routes import ENDPOINTS
+from sluicegate.dialects.sse import EventSplitter
 from sluicegate.exchange import Dialect, Endpoint
-from sluicegate.openai.facts import for_engine, understand
-from sluicegate.openai.routes import ENDPOINTS
-from sluicegate.openai.sse import EventSplitter
 from sluicegate.outcome import Refusal
 from tests.unit.account.streams import STREAMS, Stream
 

@@ -7,9 +7,9 @@ from itertools import accumulate, chain, pairwise
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sluicegate.account.usage import StreamMeter
+from sluicegate.account.meter import StreamMeter
+from sluicegate.dialects.sse import MAX_EVENT_BYTES, EventSplitter
 from sluicegate.exchange import Dialect
-from sluicegate.openai.sse import MAX_EVENT_BYTES, EventSplitter
 from sluicegate.relay.connection import Answer
 from sluicegate.relay.splice import Splicer, framed
 from tests.unit.relay.framing import (

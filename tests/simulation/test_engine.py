@@ -8,9 +8,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sluicegate.config.schema import TcpAddress
+from sluicegate.engines.engine import Backend, EngineState
 from sluicegate.outcome import Outcome
 from sluicegate.relay.pool import Pool
-from sluicegate.route.backends import Backend, EngineState
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.script import BEFORE_HEAD, ON_ACCEPT, Behaviour, Fault, Kind
 from tests.harness import Running, memory_dial, question, simulate

@@ -5,8 +5,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sluicegate.config.schema import QueueMode
+from sluicegate.engines.engine import EngineState
 from sluicegate.outcome import Outcome
-from sluicegate.route.backends import EngineState
 from tests.fakes.engine import open_engine
 from tests.fakes.script import BEFORE_HEAD, Behaviour, Fault, Kind
 from tests.harness import question, simulate

@@ -17,7 +17,7 @@ from sluicegate import cli
 from sluicegate.config import load as load_module
 from sluicegate.config.schema import AdmissionConfig, Config
 from sluicegate.config.settings import SETTINGS
-from sluicegate.systemd import HandoverError
+from sluicegate.service.systemd import HandoverError
 from tests.unit.config.broken import BROKEN, Broken
 
 NAMES = [setting.env for setting in SETTINGS.values() if setting.env]

@@ -3,8 +3,8 @@
 import pytest
 import trio
 
+from sluicegate.engines.engine import EngineState
 from sluicegate.outcome import Outcome
-from sluicegate.route.backends import EngineState
 from tests.contract.raw import get
 from tests.fakes.script import Behaviour
 from tests.harness import QUESTIONS, question

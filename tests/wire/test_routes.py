@@ -13,9 +13,9 @@ import trio.testing
 
 from sluicegate.accept.server import bind
 from sluicegate.config.schema import UnixAddress
-from sluicegate.openai.routes import ENDPOINTS
+from sluicegate.dialects.routes import ENDPOINTS
+from sluicegate.engines.engine import EngineState
 from sluicegate.outcome import Outcome
-from sluicegate.route.backends import EngineState
 from tests.contract.raw import RawAnswer, get, post
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.routes import LEAKS

@@ -15,8 +15,8 @@ import h2.events
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from sluicegate.engines.engine import EngineState
 from sluicegate.outcome import Outcome
-from sluicegate.route.backends import EngineState
 from tests.contract.raw import RawAnswer, RawClient, leave, post
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.harness import CHAT, PATIENCE_S, Running, configuration, open_gateway, question

@@ -8,9 +8,9 @@ from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
+from ..dialects.errors import error_body
+from ..dialects.routes import ENDPOINTS
 from ..exchange import Dialect
-from ..openai.errors import error_body
-from ..openai.routes import ENDPOINTS
 from ..outcome import Refusal
 from .handler import Unmatched
 from .intake import request_id

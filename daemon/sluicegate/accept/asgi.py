@@ -19,8 +19,8 @@ from hypercorn.typing import (
 
 from ..config.live import Live
 from ..config.schema import Config
+from ..dialects.routes import ENDPOINTS
 from ..exchange import ClientGone, ClientStalled, Headers, Splice
-from ..openai.routes import ENDPOINTS
 from .handler import Handler, Peer, Unmatched, present_peer
 from .http1 import PIECE
 from .intake import LINGER_S, declared_length, make_request, request_id, too_large, too_slow

@@ -17,9 +17,9 @@ import httptools
 import trio
 
 from ..config.live import Live
+from ..dialects.errors import error_body
+from ..dialects.routes import ENDPOINTS
 from ..exchange import ClientGone, ClientStalled, Dialect, Endpoint, Headers
-from ..openai.errors import error_body
-from ..openai.routes import ENDPOINTS
 from .handler import Handler, Unmatched
 from .intake import LINGER_S, declared_length, make_request, new_id, too_slow
 

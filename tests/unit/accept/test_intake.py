@@ -7,8 +7,8 @@ from trio.testing import MockClock
 
 from sluicegate.accept.intake import declared_length, make_request, new_id, request_id, too_large, too_slow
 from sluicegate.config.schema import LimitConfig
+from sluicegate.dialects.routes import ENDPOINTS
 from sluicegate.exchange import Headers
-from sluicegate.openai.routes import ENDPOINTS
 from sluicegate.outcome import Outcome, Refusal
 from tests.harness import CHAT, SimBody
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import trio
 
-from sluicegate.account.usage import StreamMeter
+from sluicegate.account.meter import StreamMeter
+from sluicegate.dialects.sse import EventSplitter
 from sluicegate.exchange import Dialect
-from sluicegate.openai.sse import EventSplitter
 from sluicegate.relay.connection import EngineConnection
 from sluicegate.relay.pump import EngineIdle, Pump
 from sluicegate.relay.splice import Splicer, framed

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from sluicegate.account.usage import StreamMeter
+from sluicegate.account.meter import StreamMeter
+from sluicegate.dialects.sse import MAX_EVENT_BYTES, EventSplitter
 from sluicegate.exchange import Dialect
-from sluicegate.openai.sse import MAX_EVENT_BYTES, EventSplitter
 from sluicegate.relay.connection import Answer, EngineBroken
 from sluicegate.relay.splice import Splicer, framed
 from tests.unit.relay.framing import (

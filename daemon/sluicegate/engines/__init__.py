@@ -1,0 +1,1 @@
+"""Engines: their addresses, states, models, connections and slots; probes and scrapes; the choice of one."""

@@ -1,0 +1,119 @@
+"""Health: a task per backend that probes it, at a steady pace while it is well and faster while it is not."""
+
+from collections.abc import Awaitable, Callable
+
+import httpx2
+import msgspec
+import trio
+
+from ..config.schema import Address, UnixAddress
+from .engine import Backend
+
+#: A probe that takes longer than this counts as failed (seconds). vLLM's API server answers /health from its event
+#: loop, which heavy tokenization can hold up for most of a second.
+PROBE_TIMEOUT_S = 2.0
+
+#: Probes that may time out in a row before a ready engine counts as unreachable. A refused connection counts at once.
+PROBE_TIMEOUTS_MAX = 3
+
+#: Upper bound of the pause between probes of an engine that is not ready (seconds), so that a restarted engine serves
+#: again well within two seconds.
+NOT_READY_INTERVAL_S = 0.5
+
+#: Largest answer to a probe that we read (bytes).
+PROBE_ANSWER_MAX = 1 << 20
+
+
+class ProbeTimeout(Exception):
+    """The engine accepted the connection, perhaps, but did not answer in time."""
+
+
+class ProbeRefused(Exception):
+    """Nobody listens at the address, or the connection broke."""
+
+
+class ProbeUnwell(Exception):
+    """The engine answered with something else than health."""
+
+
+#: Returns the ids of the loaded models and the raw answer to GET /v1/models; raises one of the three above.
+Probe = Callable[[], Awaitable[tuple[tuple[str, ...], bytes]]]
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+class HttpProbe:
+    """Probes an engine over HTTP: GET /health, then GET /v1/models. Use as an async context manager."""
+
+    def __init__(self, address: Address) -> None:
+        uds = address.path if isinstance(address, UnixAddress) else None
+        self._client = httpx2.AsyncClient(
+            transport=httpx2.AsyncHTTPTransport(uds=uds, limits=httpx2.Limits(max_connections=1)),
+            base_url="http://engine" if uds else f"http://{address}",
+            timeout=None,  # the whole probe has one deadline, in __call__
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> "HttpProbe":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+            await self._client.aclose()
+
+    async def __call__(self) -> tuple[tuple[str, ...], bytes]:
+        with trio.move_on_after(PROBE_TIMEOUT_S):
+            await self._get("/health")
+            body = await self._get("/v1/models")
+            try:
+                models = msgspec.json.decode(body, type=_Models)
+            except msgspec.DecodeError:
+                raise ProbeUnwell("its answer to /v1/models is not a list of models") from None
+            return tuple(model.id for model in models.data), body
+        raise ProbeTimeout
+
+    async def _get(self, path: str) -> bytes:
+        try:
+            async with self._client.stream("GET", path) as response:
+                body = bytearray()
+                # To its end, whatever its size: httpx2's generators cannot be left in the middle without a warning.
+                async for part in response.aiter_bytes():
+                    if len(body) <= PROBE_ANSWER_MAX:
+                        body += part
+        except (httpx2.HTTPError, OSError) as error:
+            raise ProbeRefused(str(error) or type(error).__name__) from None
+        if response.status_code != 200:
+            raise ProbeUnwell(f"{path} answers {response.status_code}")
+        if len(body) > PROBE_ANSWER_MAX:
+            raise ProbeUnwell(f"its answer to {path} is larger than {PROBE_ANSWER_MAX} bytes")
+        return bytes(body)
+
+
+async def watch(backend: Backend, probe: Probe, interval_s: Callable[[], float]) -> None:
+    """Keep `backend`'s state true by probing it each `interval_s()` seconds (faster while not ready), for ever."""
+    timeouts = 0
+    while True:
+        # Before the probe: who finds the engine dead while one is under way knows better than its answer will.
+        wake = trio.Event()
+        backend.wake_prober = wake.set
+        try:
+            models, body = await probe()
+        except ProbeTimeout:
+            timeouts += 1
+            if timeouts >= PROBE_TIMEOUTS_MAX or not backend.up:
+                backend.unreachable(f"the engine at {backend.address} does not answer")
+        except ProbeRefused as error:
+            backend.unreachable(f"the engine at {backend.address} cannot be reached ({error})")
+        except ProbeUnwell as error:
+            backend.unwell(f"the engine at {backend.address} is unwell: {error}")
+        else:
+            timeouts = 0
+            backend.ready(models, body)
+        with trio.move_on_after(interval_s() if backend.up else min(interval_s(), NOT_READY_INTERVAL_S)):
+            await wake.wait()

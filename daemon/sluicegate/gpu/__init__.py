@@ -1,1 +1,0 @@
-"""What the GPU itself says: NVML readings, sampled beside the requests."""

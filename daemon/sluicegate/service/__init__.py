@@ -1,0 +1,1 @@
+"""What systemd and the daemon tell each other."""

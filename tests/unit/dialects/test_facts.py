@@ -1,0 +1,188 @@
+"""What a request's body is understood to say, and what the engine gets instead of it."""
+
+import json
+
+import pytest
+
+from sluicegate.dialects.facts import Facts, for_engine, understand
+from sluicegate.dialects.routes import ENDPOINTS
+from sluicegate.outcome import Outcome, Refusal
+
+CHAT = ENDPOINTS["/v1/chat/completions"]
+COMPLETIONS = ENDPOINTS["/v1/completions"]
+RESPONSES = ENDPOINTS["/v1/responses"]
+MESSAGES = ENDPOINTS["/v1/messages"]
+TOKENIZE = ENDPOINTS["/tokenize"]
+AUDIO = ENDPOINTS["/v1/audio/transcriptions"]
+
+
+def test_a_usual_body() -> None:
+    body = b'{"model":"m","messages":[{"content":"hi"}],"stream":true,"stream_options":{"include_usage":true}}'
+    assert understand(CHAT, body) == Facts("m", True, True, True, has_model=True)
+
+
+def test_an_empty_object() -> None:
+    assert understand(CHAT, b"{}") == Facts(None, False, False, False, has_model=False)
+
+
+def test_null_is_there_but_says_nothing() -> None:
+    body = b'{"model":null,"stream":null,"stream_options":null}'
+    assert understand(CHAT, body) == Facts(None, False, False, True, has_model=True)
+
+
+@pytest.mark.parametrize("value", ["true", "1", "1.0", "1e0", '"true"', '"TRUE"', '"yes"', '"oN"', '"t"', '"Y"', '"1"'])
+def test_what_vllm_takes_for_true(value: str) -> None:
+    body = f'{{"stream":{value},"stream_options":{{"include_usage":{value}}}}}'.encode()
+    facts = understand(CHAT, body)
+    assert facts.stream
+    assert facts.usage_asked
+
+
+@pytest.mark.parametrize(
+    "value", ["false", "0", "-0.0", '"No"', '"off"', "null", "2", "1.5", '" true"', '""', "9" * 30]
+)
+def test_what_vllm_takes_for_false_or_refuses(value: str) -> None:
+    body = f'{{"stream":{value},"stream_options":{{"include_usage":{value}}}}}'.encode()
+    facts = understand(CHAT, body)
+    assert not facts.stream
+    assert not facts.usage_asked
+
+
+def test_the_last_of_duplicates_counts() -> None:
+    body = b'{"model":"a","stream":true,"model":"b","stream":false}'
+    assert understand(CHAT, body) == Facts("b", False, False, False, has_model=True)
+
+
+def test_an_escaped_name_is_the_same_name() -> None:
+    assert understand(CHAT, rb'{"\u0073tream":true,"mod\u0065l":"m"}') == Facts("m", True, False, False, has_model=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "not valid JSON"),
+        (b'{"model":"secret-name"', "not valid JSON"),
+        (b'{"messages":"secret-name"} x', "not valid JSON"),
+        (b'{"model":"secret-name\xff"}', "not valid UTF-8"),
+        (b'["secret-name"]', "Expected `object`, got `array`"),
+        (b'{"model":["secret-name"]}', "`$.model`"),
+        (b'{"model":5}', "`$.model`"),
+        (b'{"stream":["secret-name"]}', "`$.stream`"),
+        (b'{"stream":{}}', "`$.stream`"),
+        (b'{"stream_options":"secret-name"}', "`$.stream_options`"),
+        (b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b'{"x":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
+        (b"[" * 1_000_000, "Expected `object`"),
+    ],
+)
+def test_what_is_refused_and_how(body: bytes, says: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        understand(CHAT, body)
+    assert (caught.value.outcome, caught.value.status) == (Outcome.INVALID, 400)
+    assert says in caught.value.message
+    assert "secret-name" not in caught.value.message
+
+
+def test_nothing_is_read_or_changed_where_the_body_is_opaque() -> None:
+    body = b"--boundary\r\nnot JSON"
+    facts = understand(AUDIO, body)
+    assert facts == Facts(None, False, False, False)
+    assert for_engine(AUDIO, body, facts, "m") is body
+
+
+def sent(endpoint_path: str, body: bytes, default_model: str = "") -> bytes:
+    endpoint = ENDPOINTS[endpoint_path]
+    return for_engine(endpoint, body, understand(endpoint, body), default_model)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_a_stream_is_asked_for_its_usage_by_a_splice(path: str) -> None:
+    body = b' \n{ "model" : "m",  "stream":true , "prompt":"\xc3\xa9"} '
+    assert sent(path, body) == (
+        b' \n{"stream_options":{"include_usage":true}, "model" : "m",  "stream":true , "prompt":"\xc3\xa9"} '
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", b'{"model":"m"}'),
+        ("/v1/chat/completions", b'{"model":"m","stream":false,"stream_options":{"include_usage":false}}'),
+        ("/v1/chat/completions", b'{"model":"m","stream":true,"stream_options":{"include_usage":"yes"}}'),
+        # the engine refuses these: its own answer says best why
+        ("/v1/chat/completions", b'{"model":"m","stream":2}'),
+        ("/v1/chat/completions", b'{"model":"m","stream":true,"stream_options":{"include_usage":[true]}}'),
+        ("/v1/chat/completions", b'{"model":"m","stream":true,"stream_options":{"include_usage":2}}'),
+        # these streams carry their usage unasked
+        ("/v1/responses", b'{"model":"m","stream":true}'),
+        ("/v1/messages", b'{"model":"m","stream":true}'),
+    ],
+)
+def test_what_needs_no_change_is_passed_on_as_the_same_object(path: str, body: bytes) -> None:
+    assert sent(path, body, "default") is body
+
+
+def test_without_a_default_model_none_is_named() -> None:
+    body = b'{"prompt":"x"}'
+    assert sent("/v1/completions", body) is body
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"{}", b'{"model":"de\\"f"}'),
+        (b" { \n} ", b' {"model":"de\\"f" \n} '),
+        (b'{"prompt":{}}', b'{"model":"de\\"f","prompt":{}}'),
+        (b'{"model":null,"prompt" : [ 1 ]}', b'{"model":"de\\"f","prompt":[ 1 ]}'),
+        (b'{"stream":1}', b'{"model":"de\\"f","stream_options":{"include_usage":true},"stream":1}'),
+    ],
+)
+def test_a_body_without_model_gets_the_default(body: bytes, expected: bytes) -> None:
+    assert sent("/v1/completions", body, 'de"f') == expected
+
+
+def test_the_default_model_goes_to_every_dialect() -> None:
+    for path in ("/v1/messages", "/v1/responses", "/tokenize", "/v1/embeddings"):
+        assert json.loads(sent(path, b'{"x":1}', "m")) == {"model": "m", "x": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (b"null", {"include_usage": True}),
+        (b"{}", {"include_usage": True}),
+        (b'{"include_usage":false}', {"include_usage": True}),
+        (b'{"include_usage":null}', {"include_usage": True}),
+        (
+            b'{"continuous_usage_stats":true,"include_usage":0,"x":[{}]}',
+            {"continuous_usage_stats": True, "include_usage": True, "x": [{}]},
+        ),
+    ],
+)
+def test_other_stream_options_are_kept(options: bytes, expected: dict[str, object]) -> None:
+    body = b'{"model":"m","stream_options":' + options + b',"stream":true,"messages":[ {"content":"\\u00e9 "} ]}'
+    changed = sent("/v1/chat/completions", body)
+    before, after = json.loads(body), json.loads(changed)
+    assert list(after) == list(before)
+    assert after == before | {"stream_options": expected}
+    assert b'"messages":[ {"content":"\\u00e9 "} ]' in changed  # a value's bytes are its own
+
+
+def test_a_value_that_the_engine_refuses_stays_even_where_the_model_is_added() -> None:
+    body = b'{"model":null,"stream":true,"stream_options":{"include_usage":"maybe"}}'
+    assert json.loads(sent("/v1/chat/completions", body, "m")) == {
+        "model": "m",
+        "stream": True,
+        "stream_options": {"include_usage": "maybe"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("member", "says"),
+    [(b'"\xff":1', "not valid UTF-8"), (b'"x":' + b"[" * 100_000 + b"]" * 100_000, "nested too deeply")],
+)
+def test_what_cannot_be_taken_apart_is_refused(member: bytes, says: str) -> None:
+    # `understand` skips what it does not need without decoding names, and may have had more stack left
+    facts = Facts(None, True, False, has_stream_options=True)
+    with pytest.raises(Refusal, match=says):
+        for_engine(CHAT, b'{"stream":true,"stream_options":{},' + member + b"}", facts, "")

@@ -1,0 +1,59 @@
+"""A backend under watch whose probe is scripted and whose time passes when the test says so."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from sluicegate.config.schema import TcpAddress
+from sluicegate.engines.engine import Backend
+from sluicegate.engines.probe import watch
+
+INTERVAL_S = 10.0
+READY = (("m",), b"models")
+
+
+class ScriptedProbe:
+    """Raises what `fails_with` makes, or says that the engine is ready; whatever it is, it comes when `hold` is set."""
+
+    def __init__(self) -> None:
+        self.fails_with: Callable[[], Exception] | None = None
+        self.hold = trio.Event()
+        self.hold.set()
+        self.asked = 0
+
+    async def __call__(self) -> tuple[tuple[str, ...], bytes]:
+        self.asked += 1
+        failure = self.fails_with
+        await self.hold.wait()
+        if failure is not None:
+            raise failure()
+        return READY
+
+
+class Watched:
+    """What a test of the watch looks at."""
+
+    def __init__(self, clock: MockClock) -> None:
+        self.clock = clock
+        self.backend = Backend("engine", TcpAddress("127.0.0.1", 1))
+        self.probe = ScriptedProbe()
+
+    async def asked_after(self, seconds: float) -> int:
+        """Let time pass; how many probes there have been by then."""
+        self.clock.jump(seconds)
+        await wait_all_tasks_blocked()
+        return self.probe.asked
+
+
+@asynccontextmanager
+async def open_watch(clock: MockClock, fails_with: Callable[[], Exception] | None = None) -> AsyncIterator[Watched]:
+    """A backend whose first probe has ended."""
+    watched = Watched(clock)
+    watched.probe.fails_with = fails_with
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, watched.backend, watched.probe, lambda: INTERVAL_S)
+        await wait_all_tasks_blocked()
+        yield watched
+        nursery.cancel_scope.cancel()
