@@ -6,16 +6,16 @@ from typing import TypeVar
 
 import trio
 
+from . import refusals
 from .account.ledger import Ledger, Record
 from .account.meter import StreamMeter, read_usage
 from .admit.admission import Admission
 from .config.live import Live
 from .config.schema import TimeoutConfig
-from .dialects.errors import error_body, error_event
 from .dialects.facts import Facts, for_engine, understand
 from .dialects.sse import EventSplitter
 from .engines.engine import Backend, Backends
-from .exchange import Client, ClientGone, ClientStalled, Headers, Request
+from .exchange import Client, ClientGone, ClientStalled, Request
 from .observe.foreign import describe
 from .outcome import Outcome, Refusal
 from .relay.connection import EngineBroken
@@ -204,19 +204,14 @@ class Pipeline:
         """Tell the client in its dialect: by a status while that is possible, by a last event of its stream after."""
         client, dialect = call.client, call.request.endpoint.dialect
         call.record.detail = refusal.message
-        args = (dialect, refusal.status, refusal.message, refusal.outcome.value)
         if client.started:
-            await client.send((b"\n\n" if call.splitter.mid_event else b"") + error_event(*args))
+            event = refusals.last_event(dialect, refusal, 0)
+            await client.send((b"\n\n" if call.splitter.mid_event else b"") + event)
             await client.finish()
             return
         call.record.status = refusal.status
-        headers: Headers = [
-            (b"content-type", b"application/json"),
-            (b"x-sluicegate-outcome", refusal.outcome.value.encode()),
-        ]
-        if refusal.retry_after_s is not None:
-            headers.append((b"retry-after", b"%d" % refusal.retry_after_s))
-        await client.respond(refusal.status, headers, error_body(*args))
+        made = refusals.answer(dialect, refusal)
+        await client.respond(made.status, made.headers, made.body)
 
     async def idle(self) -> None:
         """Return once no request is open. Any number of tasks may wait for it."""

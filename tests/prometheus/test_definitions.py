@@ -12,9 +12,8 @@ from grafana.sluicegate_dashboards.dashboards.shared import OUTCOME_COLOURS
 from grafana.sluicegate_dashboards.expressions import FILLED
 from prometheus.sluicegate_rules import build
 from prometheus.sluicegate_rules.definitions import Definitions, Xid, Xids, definitions, xids
-from sluicegate.account import ledger
 from sluicegate.observe import buckets
-from sluicegate.outcome import Outcome
+from sluicegate.outcome import Kind, Outcome
 from tests.exported import PROMETHEUS
 from tests.promtool import promtool
 
@@ -97,10 +96,10 @@ def grouped(group: str) -> set[Outcome]:
 
 def test_the_groups_are_the_gateways_own() -> None:
     assert grouped("served") == {Outcome.SERVED}
-    assert grouped("fault") == ledger._FAULTS
-    assert set(DEFINED.waited_in_vain) == ledger._WAITED_IN_VAIN
-    assert grouped("shed") | grouped("drained") == {one for one in Outcome if one.startswith("shed_")}
-    assert grouped("client") == {one for one in Outcome if one.startswith("client_")}
+    assert grouped("fault") == {one for one in Outcome if one.kind is Kind.FAULT}
+    assert set(DEFINED.waited_in_vain) == {one for one in Outcome if one.queued_in_vain}
+    assert grouped("shed") | grouped("drained") == {one for one in Outcome if one.kind is Kind.SHED}
+    assert grouped("client") == {one for one in Outcome if one.kind is Kind.CLIENT}
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from ..dialects.errors import error_body
+from .. import refusals
 from ..dialects.routes import ENDPOINTS
 from ..exchange import Dialect
-from ..outcome import Refusal
+from ..outcome import Outcome, Refusal
 from .handler import Unmatched
 from .intake import request_id
 
@@ -80,14 +80,14 @@ def make_app(status: Status, expose: Expose, scrape: Scrape, unmatched: Unmatche
         try:
             body, content_type = await scrape(request.headers.get("accept"))
         except Refusal as refusal:
-            return _refusal(refusal.status, refusal.message, refusal.outcome.value)
+            return _refused(refusal)
         return Response(body, content_type=content_type)
 
     @app.get("/v1/models")
     async def models() -> Response:
         if status.health != "ok":
-            message = f"No engine can be asked for its models now: {status.why}."
-            return _refusal(503, message, "engine_unavailable")
+            message = f"No engine can be asked for its models now: {status.why}. Retry in a few seconds."
+            return _refused(Refusal(Outcome.ENGINE_UNAVAILABLE, 503, message, retry_after_s=5))
         return Response(status.models_body, content_type=_JSON)
 
     @app.errorhandler(HTTPException)
@@ -96,12 +96,14 @@ def make_app(status: Status, expose: Expose, scrape: Scrape, unmatched: Unmatche
         unmatched(g.request_id, code)
         if code == 405 or (request.path in ENDPOINTS and request.method != "POST"):
             allowed = "POST" if request.path in ENDPOINTS else "GET"
-            response = _refusal(405, f"{request.path} takes {allowed} only.", "method_not_allowed")
+            message = f"{request.path} takes {allowed} only."
+            response = _refused(Refusal(Outcome.INVALID, 405, message, code="method_not_allowed"))
             response.headers["allow"] = allowed
             return response
         if code == 404:
-            return _refusal(404, "This gateway has no such route. See GET /v1/models for what it serves.", "not_found")
-        return _refusal(code, error.name, "invalid")
+            message = "This gateway has no such route. See GET /v1/models for what it serves."
+            return _refused(Refusal(Outcome.INVALID, 404, message, code="not_found"))
+        return _refused(Refusal(Outcome.INVALID, code, error.name))
 
     @app.after_request
     async def stamp(response: Response) -> Response:
@@ -115,8 +117,8 @@ def _json(data: object, code: int = 200) -> Response:
     return Response(msgspec.json.encode(data), status=code, content_type=_JSON)
 
 
-def _refusal(code: int, message: str, kind: str) -> Response:
+def _refused(refusal: Refusal) -> Response:
     dialect = Dialect.MESSAGES if request.path.startswith("/v1/messages") else Dialect.CHAT
-    response = Response(error_body(dialect, code, message, kind), status=code, content_type=_JSON)
-    response.headers["x-sluicegate-outcome"] = "invalid" if code < 500 else "engine_unavailable"
-    return response
+    made = refusals.answer(dialect, refusal)
+    headers = {name.decode("ascii"): value.decode("ascii") for name, value in made.headers}
+    return Response(made.body, status=made.status, headers=headers)

@@ -16,10 +16,11 @@ from http import HTTPStatus
 import httptools
 import trio
 
+from .. import refusals
 from ..config.live import Live
-from ..dialects.errors import error_body
 from ..dialects.routes import ENDPOINTS
 from ..exchange import ClientGone, ClientStalled, Dialect, Endpoint, Headers
+from ..outcome import Outcome, Refusal
 from .handler import Handler, Unmatched
 from .intake import LINGER_S, declared_length, make_request, new_id, too_slow
 
@@ -199,9 +200,9 @@ class Http1Connection:
         request_id = new_id()
         self._unmatched(request_id, status)
         client = Http1Client(self, request_id, None, keep_alive=False)
-        fields: Headers = [(b"content-type", b"application/json"), (b"x-sluicegate-outcome", b"invalid")]
+        made = refusals.answer(Dialect.CHAT, Refusal(Outcome.INVALID, status, message))
         with contextlib.suppress(ClientGone, ClientStalled):
-            await client.respond(status, fields, error_body(Dialect.CHAT, status, message, "invalid"))
+            await client.respond(made.status, made.headers, made.body)
             await self._linger()
 
 

@@ -20,9 +20,11 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
+from .. import refusals
 from ..config.live import Live
 from ..config.schema import Address, Config, TcpAddress, UnixAddress
-from ..exchange import ClientGone, ClientStalled
+from ..exchange import ClientGone, ClientStalled, Dialect
+from ..outcome import Outcome, Refusal
 from .accepting import accept_forever
 from .handler import Handler, Peer, Unmatched, present_peer
 from .hangups import Hangups
@@ -34,15 +36,6 @@ BACKLOG = 1024
 #: How much later than the application, which has the same deadline for each piece, the socket gives up a client that
 #: takes nothing. On HTTP/2 they are two tasks: were the socket the first, the request would count as left, not stalled.
 SOCKET_PATIENCE = 1.25
-
-_FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-type: application/json\r\n"
-    b"x-sluicegate-outcome: shed_busy\r\ncontent-length: %d\r\n\r\n%s"
-)
-_FULL_BODY = (
-    b'{"error":{"message":"The gateway has as many connections as it takes. Retry.",'
-    b'"type":"server_error","param":null,"code":"shed_busy"}}'
-)
 
 
 class _BoundedBuffer(h2_protocol.StreamBuffer):
@@ -201,7 +194,7 @@ class Listening:
 
     async def _handle(self, sock: socket.socket) -> None:
         if self.connections >= self._config.current.limits.connections_max:
-            await _turn_away(sock)
+            _refuse(sock, self._config.current.limits.connections_max)
             return
         self.connections += 1
         rest = b""
@@ -237,10 +230,12 @@ class Listening:
             self._left.unpark_all()
 
 
-async def _turn_away(sock: socket.socket) -> None:
-    # A connection that is new has room for more than this.
+def _refuse(sock: socket.socket, limit: int) -> None:
+    """Answer a connection above the limit, and close it. Its dialect is not known: nothing of it is read."""
+    message = f"Too many connections (limit {limit}). Retry later."
+    refusal = Refusal(Outcome.SHED_BUSY, 503, message, retry_after_s=1)
     with sock, contextlib.suppress(OSError):
-        sock.send(_FULL % (len(_FULL_BODY), _FULL_BODY))
+        sock.send(refusals.closing_response(Dialect.CHAT, refusal))  # a new connection's buffer has room for it
 
 
 def hypercorn_config(config: Config) -> HypercornConfig:

@@ -5,23 +5,7 @@ from dataclasses import dataclass
 
 from sluicegate.observe.logs import Fields, Log
 from sluicegate.observe.metrics import Metrics
-from sluicegate.outcome import Outcome
-
-#: Requests that waited and got no slot: their waiting counts as well, or the queue would look best when it is worst.
-_WAITED_IN_VAIN = frozenset({Outcome.CLIENT_GONE_QUEUED, Outcome.SHED_QUEUE_TIMEOUT})
-
-#: Outcomes that are the engine's fault or ours, logged as warnings. Everything else is the gate at its work.
-_FAULTS = frozenset(
-    {
-        Outcome.ENGINE_UNAVAILABLE,
-        Outcome.ENGINE_ERROR,
-        Outcome.ENGINE_TRUNCATED,
-        Outcome.TIMEOUT_FIRST_TOKEN,
-        Outcome.TIMEOUT_IDLE,
-        Outcome.TIMEOUT_TOTAL,
-        Outcome.INTERNAL_ERROR,
-    }
-)
+from sluicegate.outcome import Kind, Outcome
 
 
 class AlreadySettledError(RuntimeError):
@@ -63,7 +47,7 @@ class Record:
         asked_at = self.received_at if self.queued_at is None else self.queued_at
         if self.granted_at is not None:
             return _span(asked_at, self.granted_at)
-        waited_in_vain = self.queue_position is not None and self.outcome in _WAITED_IN_VAIN
+        waited_in_vain = self.queue_position is not None and self.outcome is not None and self.outcome.queued_in_vain
         return _span(asked_at, self.ended_at) if waited_in_vain else None
 
     @property
@@ -165,7 +149,7 @@ class Ledger:
             "tokens_per_s": tokens_per_s,
             "detail": record.detail or None,
         }
-        self._log.request(fields, fault=outcome in _FAULTS)
+        self._log.request(fields, fault=outcome.kind is Kind.FAULT)
 
 
 def _span(start: float | None, end: float | None) -> float | None:

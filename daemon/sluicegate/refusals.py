@@ -1,0 +1,50 @@
+"""The one maker of error answers: status, headers and body, or the last event of a stream, in the client's dialect."""
+
+from dataclasses import dataclass
+
+from .dialects.errors import error_body, error_event
+from .exchange import Dialect, Headers
+from .outcome import Refusal
+
+#: OpenAI's Node client and Anthropic's Python client ignore a Retry-After above this (seconds) and retry within 8 s.
+#: They obey `x-should-retry: false`, which then tells them to leave the retry to their caller.
+RETRY_AFTER_HEEDED_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    """A whole error answer, but for the fields that each connection adds (content-length, date, x-request-id)."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+def answer(dialect: Dialect, refusal: Refusal) -> ErrorAnswer:
+    """The answer to a client that has got nothing yet."""
+    headers: Headers = [
+        (b"content-type", b"application/json"),
+        (b"x-sluicegate-outcome", refusal.outcome.value.encode("ascii")),
+    ]
+    seconds = refusal.retry_after_s
+    if seconds is not None:
+        headers.append((b"retry-after", b"%d" % seconds))
+        if seconds > RETRY_AFTER_HEEDED_S:
+            headers.append((b"x-should-retry", b"false"))
+    return ErrorAnswer(refusal.status, headers, error_body(dialect, refusal.status, refusal.message, refusal.code))
+
+
+def last_event(dialect: Dialect, refusal: Refusal, sequence_number: int) -> bytes:
+    """The event that ends a stream which has begun. `sequence_number`: the event's own, in the dialect that counts."""
+    return error_event(dialect, refusal.status, refusal.message, refusal.code, sequence_number)
+
+
+def closing_response(dialect: Dialect, refusal: Refusal) -> bytes:
+    """A whole HTTP/1.1 response that closes its connection, for a client whose request is not read."""
+    made = answer(dialect, refusal)
+    fields = b"".join(b"%s: %s\r\n" % field for field in made.headers)
+    head = b"HTTP/1.1 %d %s\r\nconnection: close\r\n" % (made.status, _PHRASES[made.status])
+    return b"%s%scontent-length: %d\r\n\r\n%s" % (head, fields, len(made.body), made.body)
+
+
+_PHRASES = {503: b"Service Unavailable"}
