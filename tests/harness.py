@@ -16,8 +16,8 @@ from sluicegate.config.address import parse_engine
 from sluicegate.config.schema import Address, Config, TcpAddress
 from sluicegate.config.settings import SETTINGS, build
 from sluicegate.dialects.routes import ENDPOINTS
-from sluicegate.engines.engine import Backend, EngineState
-from sluicegate.engines.probe import ProbeRefused, ProbeUnwell
+from sluicegate.engines.engine import Engine, EngineState
+from sluicegate.engines.probe import ProbeRefused, ProbeUnhealthy
 from sluicegate.exchange import ClientGone, ClientStalled, Endpoint, Headers, Request
 from sluicegate.gateway import Gateway
 from sluicegate.observe.logs import Log
@@ -71,8 +71,8 @@ class WatchedGateway(Gateway):
         self.changes = trio.lowlevel.ParkingLot()
         super().__init__(*args, **kwargs)
 
-    def _engine_changed(self, backend: Backend) -> None:
-        super()._engine_changed(backend)
+    def _engine_changed(self, engine: Engine) -> None:
+        super()._engine_changed(engine)
         self.changes.unpark_all()
 
 
@@ -105,18 +105,18 @@ class Running:
 
     async def engine_state(self, state: EngineState) -> None:
         """Wait until the engine is in that state."""
-        while self.gateway.backends.state is not state:
+        while self.gateway.engines.state is not state:
             await self.gateway.changes.park()
 
     async def settled(self) -> None:
         """Wait until no request is open."""
-        await self.gateway.pipeline.idle()
+        await self.gateway.ledger.none_open()
 
     def assert_at_rest(self) -> None:
-        """Nothing is held any more: no slot, no place in the line, no busy engine connection, no open record."""
+        """Nothing is held any more: no slot, no place in the queue, no busy engine connection, no open record."""
         gateway = self.gateway
-        assert (gateway.admission.active, gateway.admission.waiting) == (0, 0), repr(gateway.admission)
-        assert all(pool.busy == 0 for pool in gateway.pools.values()), repr(gateway.pools)
+        assert (gateway.admission.active, gateway.admission.queued) == (0, 0), repr(gateway.admission)
+        assert all(engine.connections.busy == 0 for engine in gateway.engines.all), repr(gateway.engines.all)
         assert gateway.ledger.open_count == 0, repr(gateway.ledger)
 
 
@@ -152,15 +152,15 @@ async def simulate(engine: FakeEngine, **settings: Any) -> AsyncIterator[Running
         gateway = WatchedGateway(configuration(**settings), metrics, log, make_dial, MemoryProbe.of(engine))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(gateway.admission.run)
-            for backend in gateway.backends.all:
-                nursery.start_soon(gateway._watch, backend)
+            for each in gateway.engines.all:
+                nursery.start_soon(gateway._watch, each)
             running = Running(gateway, log_file, "")
             if engine.model and engine.healthy and not engine.refusing:
                 await running.engine_state(EngineState.UP)
             yield running
             nursery.cancel_scope.cancel()
-        for pool in gateway.pools.values():
-            pool.close_idle()
+        for each in gateway.engines.all:
+            each.connections.close_idle()
 
 
 @contextmanager
@@ -222,7 +222,7 @@ class MemoryProbe:
         if self._engine.refusing:
             raise ProbeRefused("the fake engine refuses connections")
         if not self._engine.healthy:
-            raise ProbeUnwell("/health answers 503")
+            raise ProbeUnhealthy("/health answers 503")
         models = (self._engine.model,) if self._engine.model else ()
         return models, b"{}"
 

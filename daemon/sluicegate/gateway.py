@@ -12,7 +12,8 @@ from .account.ledger import Ledger
 from .admit.admission import Admission
 from .config.live import Live
 from .config.schema import Address, Config
-from .engines.engine import Backend, Backends
+from .delivery import Delivery
+from .engines.engine import Engine, Engines, EngineState
 from .engines.probe import HttpProbe, Probe, watch
 from .engines.scrape import Scrape
 from .observe.gpus import sample_forever
@@ -54,20 +55,22 @@ class Gateway:
         self._live = Live(config)
         self.metrics = metrics
         self.log = log
-        self.backends = Backends([Backend("engine", config.engine.base_url, self._engine_changed)])
-        self.admission = Admission(config.admission)
-        self.ledger = Ledger(metrics, log, trio.current_time)
-        connect_s = config.engine.connect_timeout_s
-        self.pools = {backend: Pool(make_dial(backend.address, connect_s)) for backend in self.backends.all}
-        self.pipeline = Pipeline(self._live, self.admission, self.backends, self.pools, pump, self.ledger)
-        self._scrape = Scrape(self.backends.all[0].address)
+        address = config.engine.base_url
+        connections = Pool(make_dial(address, config.engine.connect_timeout_s))
+        slots = trio.CapacityLimiter(config.admission.max_active)
+        self.engines = Engines([Engine("engine", address, connections, slots, self._engine_changed)])
+        self.admission = Admission(config.admission, self.engines)
+        self.ledger = Ledger([metrics.settled, log.settled], trio.current_time)
+        self.delivery = Delivery(self._live, self.engines, pump)
+        self.pipeline = Pipeline(self._live, self.admission, self.engines, self.delivery, self.ledger)
+        self._scrape = Scrape(self.engines.default.address)
         quart = make_app(self, metrics.expose, self._scrape, self._unmatched)
         self.listening = Listening(
             Gate(self._live, self.pipeline, self._unmatched, quart), self.pipeline, self._live, self._unmatched
         )
         self.stopped = trio.Event()
         self.changed: Callable[[], None] = lambda: None
-        self._pump = pump
+        self.pump = pump
         self._make_dial = make_dial
         self._make_probe = make_probe
         self._stop = trio.Event()
@@ -81,11 +84,11 @@ class Gateway:
         try:
             async with trio.open_nursery() as services:
                 services.start_soon(self.admission.run)
-                for backend in self.backends.all:
-                    services.start_soon(self._watch, backend)
+                for engine in self.engines.all:
+                    await services.start(self._watch, engine)  # its first probe begins before the first accept
                 services.start_soon(self._sample_gpu)
-                if self._pump:
-                    services.start_soon(self._pump.watch)
+                if self.pump:
+                    services.start_soon(self.pump.watch)
                 async with trio.open_nursery() as handlers:
                     async with trio.open_nursery() as accepting:
                         accepting.start_soon(self.listening.serve, listeners, handlers)
@@ -96,19 +99,19 @@ class Gateway:
                     handlers.cancel_scope.cancel()
                 services.cancel_scope.cancel()
         finally:
-            for pool in self.pools.values():
-                pool.close_idle()
+            for engine in self.engines.all:
+                engine.connections.close_idle()
             self.listening.close()
             await self._scrape.aclose()
             self.stopped.set()
 
     def stop(self) -> None:
-        """Begin to stop: accept no more, turn away who waits, let who runs finish within drain_s."""
+        """Begin to stop: accept no more, refuse queued requests, let active ones finish within drain_s."""
         self.admission.drain()
         self._stop.set()
 
     def cut(self) -> None:
-        """End the drain now, as if drain_s were over; also for those whose request is still on its way to us."""
+        """End the drain now, as if drain_s were over; also for requests that are still being received."""
         self._draining.cancel()
 
     @property
@@ -119,46 +122,49 @@ class Gateway:
     def reconfigure(self, config: Config) -> None:
         """Put `config` in force, all of it in this one step. It may differ in nothing that needs a restart.
 
-        Nobody who is served or waits is cut off or loses a place. Requests keep the deadlines that they began with,
-        but for those of the pump (idle_s and client_stall_s), which hold for the streams that are in it as well.
+        No active request is cut off, and no queued one loses its place. Requests keep the deadlines that they began
+        with, but for those of the pump (idle_s and client_stall_s), which hold for the streams that are in it as well.
         """
         self._live.current = config
         self.log.set_level(config.log.level)
+        for engine in self.engines.all:
+            engine.slots.total_tokens = config.admission.max_active
         self.admission.reconfigure(config.admission)
         self.listening.reconfigure()
-        if self._pump:
-            self._pump.set_deadlines(config.timeouts.idle_s, config.timeouts.client_stall_s)
-        for backend, pool in self.pools.items():
-            pool.dial = self._make_dial(backend.address, config.engine.connect_timeout_s)
-            backend.wake_prober()  # it counts its pauses by the new interval from then on
+        if self.pump:
+            self.pump.set_deadlines(config.timeouts.idle_s, config.timeouts.client_stall_s)
+        for engine in self.engines.all:
+            engine.connections.dial = self._make_dial(engine.address, config.engine.connect_timeout_s)
+            engine.wake_prober()  # it counts its pauses by the new interval from then on
 
     async def _drain(self) -> None:
-        # Idle connections stay while others are served: who asks /ready on one, or sends a request just now, is told.
+        # Idle connections stay while others are served: a request that arrives on one gets an answer.
         self.listening.close_after_answers()
         with self._draining:
             self._draining.deadline = trio.current_time() + self.config.timeouts.drain_s
-            await self.pipeline.idle()
+            await self.ledger.none_open()
         if self.ledger.open_count:
             self.log.warning("cut", detail=f"{self.ledger.open_count} requests outlasted the drain")
-            self.pipeline.cut()
+            self.delivery.cut()
             with trio.move_on_after(LAST_WORDS_S):
-                await self.pipeline.idle()
+                await self.ledger.none_open()
         await self.listening.close_idle()
 
-    async def _watch(self, backend: Backend) -> None:
-        async with self._make_probe(backend.address) as probe:
-            await watch(backend, probe, lambda: self.config.engine.probe_interval_s)
+    async def _watch(self, engine: Engine, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with self._make_probe(engine.address) as probe:
+            task_status.started()
+            await watch(engine, probe, lambda: self.config.engine.probe_interval_s)
 
     async def _sample_gpu(self) -> None:
         await sample_forever(PyNvml(), self.metrics, lambda: self.config.gpu.sample_interval_s, log=self.log)
 
-    def _engine_changed(self, backend: Backend) -> None:
-        self.metrics.engine_up(self.backends.state.value == "ok")
-        if backend.up:
-            self.metrics.serves(backend.models)
-            self.log.info("engine_up", detail=f"{backend.address} serves {', '.join(backend.models)}")
+    def _engine_changed(self, engine: Engine) -> None:
+        self.metrics.engine_up(self.engines.state is EngineState.UP)
+        if engine.up:
+            self.metrics.serves(engine.models)
+            self.log.info("engine_up", detail=f"{engine.address} serves {', '.join(engine.models)}")
         else:
-            self.log.warning(f"engine_{backend.state.value}", detail=backend.why)
+            self.log.warning(f"engine_{engine.state.value}", detail=engine.why)
         self.changed()
 
     def _unmatched(self, request_id: str, status: int) -> None:
@@ -167,11 +173,11 @@ class Gateway:
         self.ledger.settle(record, Outcome.INVALID)
 
     def _bind_metrics(self) -> None:
-        admission, pools = self.admission, self.pools.values()
+        admission, engines = self.admission, self.engines.all
         self.metrics.bind_gate(
             active=lambda: admission.active,
-            waiting=lambda: admission.waiting,
-            max_active=lambda: admission.config.max_active,
+            queued=lambda: admission.queued,
+            max_active=lambda: admission.slots,
             queue_limit=lambda: admission.config.queue_max,
             queue_timeout_s=lambda: admission.config.queue_timeout_s,
         )
@@ -179,7 +185,8 @@ class Gateway:
             lambda: self.listening.connections, limit=lambda: self.config.limits.connections_max
         )
         self.metrics.bind_engine_connections(
-            idle=lambda: sum(pool.idle for pool in pools), busy=lambda: sum(pool.busy for pool in pools)
+            idle=lambda: sum(engine.connections.idle for engine in engines),
+            busy=lambda: sum(engine.connections.busy for engine in engines),
         )
 
     # -- what the routes tell (accept/app.py: Status) ------------------------------------------------------------
@@ -190,16 +197,16 @@ class Gateway:
 
     @property
     def health(self) -> str:
-        return self.backends.state.value
+        return self.engines.state.value
 
     @property
     def why(self) -> str:
-        return self.backends.why
+        return self.engines.why
 
     @property
     def models(self) -> tuple[str, ...]:
-        return self.backends.models
+        return self.engines.models
 
     @property
     def models_body(self) -> bytes:
-        return self.backends.models_body
+        return self.engines.models_body

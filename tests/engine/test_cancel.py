@@ -60,7 +60,7 @@ async def leave(
         # As its kind cancels: HTTP/2 clients reset their stream and keep the connection.
         await leaver.leave("cancel" if isinstance(leaver, Http2Visitor) else "close")
         while gateway_s is None or engine_s is None:
-            if gateway_s is None and (admission.active, admission.waiting) == (active, 0):
+            if gateway_s is None and (admission.active, admission.queued) == (active, 0):
                 gateway_s = trio.current_time() - left_at
             if engine_s is None and engine_rests(await engine.numbers(client)):
                 engine_s = trio.current_time() - left_at

@@ -40,7 +40,7 @@ def idle(numbers: Numbers) -> bool:
 async def entered(running: Running, *, active: int, waiting: int) -> None:
     """Wait until the gateway, which runs in this same loop, has let so many in."""
     admission = running.gateway.admission
-    while (admission.active, admission.waiting) != (active, waiting):
+    while (admission.active, admission.queued) != (active, waiting):
         await trio.lowlevel.checkpoint()
 
 

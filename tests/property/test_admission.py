@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sluicegate.admit.admission import Admission
-from sluicegate.admit.ticket import Ticket, TicketState
+from sluicegate.admit.claim import ANYONE, Ticket, TicketState
 from sluicegate.config.schema import AdmissionConfig, QueueMode
+from sluicegate.engines.engine import Engines
 from sluicegate.outcome import Outcome, Refusal
+from tests.unit.engines.watched import make_engine
 
 #: One step of a schedule: its name and a number, of which each step makes what it needs.
 Step = tuple[str, int]
@@ -59,7 +61,7 @@ class Visitor:
         try:
             with self.scope:
                 try:
-                    if ticket.called is not None:  # it was told to wait, and may have been called already
+                    if ticket.decided is not None:  # it was told to wait, and may have been called already
                         await admission.wait(ticket)
                     await self.done.wait()
                     outcome = Outcome.SERVED
@@ -78,7 +80,8 @@ class Machine:
         self.config = config
         self.clock = clock
         self.nursery = nursery
-        self.admission = Admission(config)
+        self.engine = make_engine("engine", "m", slots=config.max_active)
+        self.admission = Admission(config, Engines([self.engine]))
         self.visitors: list[Visitor] = []
         self.most_active, self.most_waiting = config.max_active, config.queue_max
         self.held: list[float] = []  # how long each slot was held, in the order of settling
@@ -110,10 +113,10 @@ class Machine:
         admission, config = self.admission, self.config
         visitor = Visitor(len(self.visitors), trio.current_time())
         self.visitors.append(visitor)
-        active, waiting = admission.active, admission.waiting
+        active, waiting = admission.active, admission.queued
         draining, hopeless = admission.draining, self.expected_wait_s() > config.queue_timeout_s
         try:
-            visitor.ticket = admission.enter()
+            visitor.ticket = admission.enter(ANYONE)
         except Refusal as refusal:
             visitor.outcomes.append(refusal.outcome)
             self.check_refusal(refusal, active, waiting, hopeless=hopeless)
@@ -145,7 +148,8 @@ class Machine:
             queue_mode=QueueMode.REJECT if number == 7 else QueueMode.QUEUE,
         )
         self.most_active = max(self.config.max_active, self.admission.active)
-        self.most_waiting = max(self.config.queue_max, self.admission.waiting)
+        self.most_waiting = max(self.config.queue_max, self.admission.queued)
+        self.engine.slots.total_tokens = self.config.max_active
         self.admission.reconfigure(self.config)
 
     # -- what must hold -------------------------------------------------------------------------------------------
@@ -161,8 +165,7 @@ class Machine:
                 assert config.queue_mode is QueueMode.REJECT
                 assert active >= config.max_active or waiting
             case Outcome.SHED_QUEUE_FULL:
-                # or the way in is full of those who left it again in this very turn of the scheduler
-                assert waiting >= config.queue_max or self.way_in_is_full()
+                assert waiting >= config.queue_max
             case Outcome.SHED_QUEUE_TIMEOUT:
                 assert hopeless
             case _:
@@ -173,24 +176,22 @@ class Machine:
         admission, config = self.admission, self.config
         states = [visitor.ticket.state for visitor in self.visitors if visitor.ticket is not None]
         assert admission.active == states.count(TicketState.ACTIVE) <= self.most_active
-        assert admission.waiting == states.count(TicketState.WAITING) <= self.most_waiting
+        assert admission.queued == states.count(TicketState.QUEUED) <= self.most_waiting
         # Where there are fewer now, no more than are left: nobody is cut off, and nobody comes in their place.
         self.most_active = max(config.max_active, admission.active)
-        self.most_waiting = max(config.queue_max, admission.waiting)
-        assert admission.active >= config.max_active or not len(admission._line), "an idle slot before a line"
+        self.most_waiting = max(config.queue_max, admission.queued)
         assert all(len(visitor.outcomes) <= 1 for visitor in self.visitors)
         granted = [v.rank for v in self.visitors if v.ticket is not None and v.ticket.granted_at is not None]
-        waiting = [v.rank for v in self.visitors if v.ticket is not None and v.ticket.waiting]
+        waiting = [v.rank for v in self.visitors if v.ticket is not None and v.ticket.queued]
         assert not granted or not waiting or max(granted) < min(waiting), "somebody was overtaken"
 
     def check_at_rest(self) -> None:
         """When the scheduler has nothing more to do."""
         admission, now = self.admission, trio.current_time()
-        assert admission.active >= self.config.max_active or admission.waiting == 0, "an idle slot, and one who waits"
-        assert admission.waiting == len(admission._line)
-        assert not (admission.draining and admission.waiting)
+        assert admission.active >= self.config.max_active or admission.queued == 0, "an idle slot, and one who waits"
+        assert not (admission.draining and admission.queued)
         for visitor in self.visitors:
-            if visitor.ticket is not None and visitor.ticket.waiting:
+            if visitor.ticket is not None and visitor.ticket.queued:
                 assert now - visitor.arrived_at < self.config.queue_timeout_s, "waits past its timeout"
             ended = visitor.ticket is None or visitor.ticket.state is TicketState.SETTLED
             assert ended == (len(visitor.outcomes) == 1)
@@ -207,9 +208,8 @@ class Machine:
         self.check()
         self.check_at_rest()
         admission = self.admission
-        assert (admission.active, admission.waiting) == (0, 0)
-        assert admission.limiter.borrowed_tokens == 0
-        assert admission._way_in.statistics().current_buffer_used == 0
+        assert (admission.active, admission.queued) == (0, 0)
+        assert self.engine.slots.borrowed_tokens == 0
         for visitor in self.visitors:
             assert len(visitor.outcomes) == 1
             self.check_outcome(visitor)
@@ -227,11 +227,7 @@ class Machine:
 
     def expected_wait_s(self) -> float:
         slot_time_s = self.admission.view().slot_time_s
-        return 0.0 if slot_time_s is None else (self.admission.waiting + 1) * slot_time_s / self.config.max_active
-
-    def way_in_is_full(self) -> bool:
-        statistics = self.admission._way_in.statistics()
-        return statistics.current_buffer_used == statistics.max_buffer_size
+        return 0.0 if slot_time_s is None else (self.admission.queued + 1) * slot_time_s / self.config.max_active
 
 
 @settings(max_examples=400, deadline=None)

@@ -85,8 +85,8 @@ async def cancel_everywhere(
         await engine.until(lambda: (engine.running, engine.waiting) == (0, 0))
         await wait_all_tasks_blocked()
         running.assert_at_rest()
-        for pool in running.gateway.pools.values():
-            assert engine.connections == pool.idle, f"connections that nobody holds after {steps} steps"
+        for each in running.gateway.engines.all:
+            assert engine.connections == each.connections.idle, f"connections that nobody holds after {steps} steps"
         if not cancelled:
             assert outcomes[-1] == expected.value
             assert steps > 3
@@ -142,7 +142,7 @@ async def test_cancelled_at_every_step_of_a_retry_on_a_dead_connection(autojump_
             engine.script.next(Behaviour(close=True))
             await visit(running, question())
             await engine.until(lambda: engine.connections == 0)
-            (pool,) = running.gateway.pools.values()
+            pool = running.gateway.engines.default.connections
             assert pool.idle == 1, "a dead connection is kept, that looks alive"
             visitor = Visitor(running, question())
             cancelled = await CancelAfter(visitor, steps).run()
@@ -162,7 +162,7 @@ async def test_cut_off_at_every_step_it_ends_with_an_error_and_holds_nothing(aut
                 engine.script.queue.clear()
                 engine.script.next(Behaviour(prefill_s=1.0, token_interval_s=0.1, tokens=3))
                 visitor = Visitor(running, question(stream=True))
-                visitor.leave = running.gateway.pipeline.cut  # type: ignore[method-assign]
+                visitor.leave = running.gateway.delivery.cut  # type: ignore[method-assign]
                 cut = await CancelAfter(visitor, steps).run()
                 assert visitor.outcome in ("served", "shed_draining")
                 if visitor.outcome == "shed_draining":

@@ -34,7 +34,7 @@ async def test_who_waits_is_turned_away_and_who_runs_finishes(autojump_clock: Mo
         async with trio.open_nursery() as nursery:
             stream, whole, first, second = [Visitor(running, question(stream=i != 1)) for i in range(4)]
             await arrive(nursery, stream, whole, first, second)
-            assert running.gateway.admission.waiting == 2
+            assert running.gateway.admission.queued == 2
             assert await drain(running) == pytest.approx(19.0)
             await wait_all_tasks_blocked()
             for visitor in (first, second):

@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sluicegate.config.schema import TcpAddress
-from sluicegate.engines.engine import Backend, EngineState
+from sluicegate.engines.engine import Engine, EngineState
 from sluicegate.outcome import Outcome
 from sluicegate.relay.pool import Pool
 from tests.fakes.engine import FakeEngine, open_engine
@@ -37,7 +37,7 @@ async def test_one_that_dies_is_found_out_by_the_first_request_and_probed_at_onc
         engine.kill()
         assert running.gateway.health == "ok", "the next probe is far away"
         first = await visit(running, question())
-        assert first.refused(Outcome.ENGINE_UNAVAILABLE, 502)
+        assert first.refused(Outcome.ENGINE_UNAVAILABLE, 503)
         assert first.retry_after == b"5"
         second = await visit(running, question())
         assert second.refused(Outcome.ENGINE_UNAVAILABLE, 503)
@@ -57,7 +57,7 @@ async def test_one_that_is_found_gone_has_its_kept_connections_closed(autojump_c
         engine.script.default = Behaviour(prefill_s=1.0)
         async with trio.open_nursery() as nursery:
             await arrive(nursery, *[Visitor(running, question()) for _ in range(3)])
-        (pool,) = running.gateway.pools.values()
+        pool = running.gateway.engines.default.connections
         assert pool.idle == 3
         engine.kill()
         await visit(running, question())
@@ -85,7 +85,7 @@ async def test_a_kept_connection_that_died_is_replaced_without_the_clients_notic
         engine.script.next(Behaviour(close=True))
         await visit(running, question())
         await engine.until(lambda: engine.connections == 0)
-        (pool,) = running.gateway.pools.values()
+        pool = running.gateway.engines.default.connections
         assert pool.idle == 1, "nobody noticed yet"
         visitor = await visit(running, question(stream=True))
         assert visitor.outcome == "served"
@@ -180,10 +180,10 @@ async def test_a_stream_with_another_status_than_200_is_an_answer(autojump_clock
 async def two_engines() -> AsyncIterator[tuple[FakeEngine, FakeEngine, Running]]:
     async with open_engine() as first, open_engine() as second, simulate(first, probe_interval_s=1000.0) as running:
         gateway = running.gateway
-        backend = Backend("second", TcpAddress("127.0.0.1", 2))
-        backend.ready(("fake-model",), b"{}")
-        gateway.backends.all += (backend,)
-        gateway.pools[backend] = Pool(memory_dial(second, backend.address, 1.0))
+        address = TcpAddress("127.0.0.1", 2)
+        other = Engine("second", address, Pool(memory_dial(second, address, 1.0)), trio.CapacityLimiter(1))
+        other.ready(("fake-model",), b"{}")
+        gateway.engines.all += (other,)
         yield first, second, running
 
 
@@ -205,7 +205,7 @@ async def test_when_each_engine_breaks_the_last_one_is_answered_for(autojump_clo
         assert (await visit(running, question())).refused(Outcome.ENGINE_ERROR, 502)
         first.kill()
         second.kill()
-        assert (await visit(running, question())).refused(Outcome.ENGINE_UNAVAILABLE, 502)
+        assert (await visit(running, question())).refused(Outcome.ENGINE_UNAVAILABLE, 503)
         running.assert_at_rest()
 
 

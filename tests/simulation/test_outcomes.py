@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from sluicegate.accept.intake import too_large
 from sluicegate.config.schema import LimitConfig, QueueMode
+from sluicegate.exchange import ClientGone, Headers
 from sluicegate.outcome import Outcome
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.script import BEFORE_HEAD, Behaviour, Fault, Kind
@@ -152,6 +153,44 @@ async def _internal_error(running: Running, engine: FakeEngine) -> Visitor:
     return visitor
 
 
+class LeavingClient(SimClient):
+    """It has disconnected by the time that it is answered."""
+
+    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        raise ClientGone
+
+
+class HangingClient(SimClient):
+    """It takes no answer, until it is cancelled."""
+
+    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("client", [LeavingClient, HangingClient])
+async def test_a_mistake_of_ours_is_logged_although_its_client_has_left(
+    client: type[SimClient], autojump_clock: MockClock
+) -> None:
+    async with open_engine() as engine, simulate(engine) as running:
+        visitor = Visitor(running, b"", client=client())
+        visitor.request.body = NeverWholeBody(ZeroDivisionError("a mistake of ours"))
+        with trio.move_on_after(1):
+            await visitor.run()
+        assert visitor.outcome == "internal_error"
+        assert visitor.log["detail"].startswith("ZeroDivisionError at ")
+        running.assert_at_rest()
+
+
+async def test_a_mistake_of_ours_tells_the_client_where_to_look(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine, simulate(engine) as running:
+        visitor = Visitor(running, b"")
+        visitor.request.body = NeverWholeBody(ZeroDivisionError("a mistake of ours"))
+        await visitor.run()
+        message = f"Internal error. See the gateway log for request ID {visitor.request.id}."
+        assert visitor.json["error"]["message"] == message
+        assert visitor.log["detail"].startswith("ZeroDivisionError at ")
+
+
 SETTINGS: dict[str, Any] = {
     "max_active": 1,
     "queue_max": 1,
@@ -168,7 +207,7 @@ STATUSES = {
     Outcome.SHED_QUEUE_FULL: 429,
     Outcome.SHED_QUEUE_TIMEOUT: 503,
     Outcome.SHED_DRAINING: 503,
-    Outcome.ENGINE_UNAVAILABLE: 502,
+    Outcome.ENGINE_UNAVAILABLE: 503,
     Outcome.ENGINE_ERROR: 502,
     Outcome.ENGINE_TRUNCATED: 200,
     Outcome.TIMEOUT_FIRST_TOKEN: 504,

@@ -148,13 +148,13 @@ async def test_client_gone_while_waiting_is_out_of_the_queue_at_once(autojump_cl
         async with trio.open_nursery() as nursery:
             holder, waiter, next_one = [Visitor(running, question()) for _ in range(3)]
             await arrive(nursery, holder, waiter)
-            assert running.gateway.admission.waiting == 1
+            assert running.gateway.admission.queued == 1
             waiter.leave()
             await wait_all_tasks_blocked()
-            assert running.gateway.admission.waiting == 0
+            assert running.gateway.admission.queued == 0
             await arrive(nursery, next_one)
             assert waiter.outcome == "client_gone_queued"
-            assert running.gateway.admission.waiting == 1, "the place was free for the next one"
+            assert running.gateway.admission.queued == 1, "the place was free for the next one"
         assert next_one.outcome == "served"
         assert len(engine.posts()) == 2
         running.assert_at_rest()

@@ -124,5 +124,4 @@ def answer_with(running: Running, *parts: bytes) -> None:
         await trio.lowlevel.checkpoint()
         return ScriptedWire(*parts)
 
-    for backend in running.gateway.pools:
-        running.gateway.pipeline.pools = {backend: Pool(dial)}
+    running.gateway.engines.default.connections = Pool(dial)

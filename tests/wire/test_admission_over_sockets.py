@@ -29,10 +29,10 @@ async def occupy(engine: FakeEngine, running: Running, way: str, stack: AsyncExi
 
 async def line_up(running: Running, way: str, stack: AsyncExitStack, path: str = CHAT) -> Visitor:
     """A client that waits for a slot."""
-    waiting = running.gateway.admission.waiting
+    waiting = running.gateway.admission.queued
     visitor = await stack.enter_async_context(await come(way, running))
     await visitor.send(path, question(path))
-    while running.gateway.admission.waiting == waiting:
+    while running.gateway.admission.queued == waiting:
         await wait_all_tasks_blocked()
     return visitor
 
@@ -63,7 +63,7 @@ async def test_queue_full_429(way: str, path: str) -> None:
         message = await assert_refused(
             running, await visit(way, running, path), Outcome.SHED_QUEUE_FULL, 429, path=path
         )
-        assert "1 requests already wait" in message
+        assert "the queue is full (1)" in message
         hold.set()
         assert (await holder.answer()).status == (await waiter.answer()).status == 200
         await running.settled()
@@ -103,7 +103,7 @@ async def test_engine_unreachable_503_at_the_door_without_a_slot(way: str, path:
             nursery.cancel_scope.cancel()
             await engine.until(lambda: engine.connections == 0)
             answer = await visit(way, running, path, body)
-            await assert_refused(running, answer, Outcome.ENGINE_UNAVAILABLE, 502, path=path)
+            await assert_refused(running, answer, Outcome.ENGINE_UNAVAILABLE, 503, path=path)
             before = running.gateway.admission.view().slot_time_s
             answer = await visit(way, running, path, body)
             message = await assert_refused(running, answer, Outcome.ENGINE_UNAVAILABLE, 503, path=path)
@@ -155,7 +155,7 @@ async def test_the_engines_own_4xx_pass_through_unchanged(way: str) -> None:
 
 async def _direct(engine: FakeEngine, running: Running, body: object) -> bytes:
     """What the engine itself answers."""
-    address = running.gateway.backends.all[0].address
+    address = running.gateway.engines.default.address
     assert isinstance(address, TcpAddress)
     async with RawClient(await trio.open_tcp_stream(address.host, address.port)) as client:
         return (await client.ask(post(CHAT, body))).body

@@ -178,7 +178,7 @@ async def test_a_body_too_large_is_refused_and_the_answer_arrives_although_more_
         else:
             await assert_refused(running, answer, Outcome.TOO_LARGE, 413, path=path, retry_after=False)
         await running.settled()
-        assert running.gateway.pools[running.gateway.backends.all[0]].busy == 0
+        assert running.gateway.engines.default.connections.busy == 0
         assert engine.running == 0
         await at_rest(running)
 

@@ -47,7 +47,7 @@ async def test_a_cancel_storm_leaves_nothing_behind(wire: str, tmp_path: Path) -
             gateway = running.gateway
             await Storm(connect, 50, seed=0).run()
             await until(lambda: gateway.listening.connections == 0 and upstream.busy == 0)
-            before = open_fds() - sum(pool.idle for pool in gateway.pools.values()) * 2
+            before = open_fds() - sum(engine.connections.idle for engine in gateway.engines.all) * 2
             storm = Storm(connect, STREAMS, seed=1)
             await storm.run()
 
@@ -55,10 +55,10 @@ async def test_a_cancel_storm_leaves_nothing_behind(wire: str, tmp_path: Path) -
             running.assert_at_rest()
             await until(lambda: gateway.listening.connections == 0)
             await until(lambda: upstream.busy == 0)
-            assert gateway.pipeline.pump is not None
-            assert gateway.pipeline.pump.flows == 0
+            assert gateway.pump is not None
+            assert gateway.pump.flows == 0
             # Both ends of a kept connection to the engine are in this process.
-            assert open_fds() - sum(pool.idle for pool in gateway.pools.values()) * 2 == before
+            assert open_fds() - sum(engine.connections.idle for engine in gateway.engines.all) * 2 == before
 
             outcomes = running.outcomes()
             ended = sum(outcomes.values())

@@ -31,7 +31,7 @@ async def test_a_client_gone_while_waiting_is_out_of_the_line_at_once(way: str, 
         leaver = await line_up(running, way, stack)
         await leaver.leave(how)
         await _outcome(running, "client_gone_queued")
-        assert running.gateway.admission.waiting == 0
+        assert running.gateway.admission.queued == 0
         next_one = await line_up(running, way, stack)
         hold.set()
         assert (await holder.answer()).status == (await next_one.answer()).status == 200

@@ -3,7 +3,7 @@
 import signal
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import trio
@@ -119,6 +119,24 @@ async def test_a_socket_of_systemds_outlives_the_daemon_and_loses_no_connection(
             await early.stream.send_all(get("/metrics"))
             async with service(config, sock=sock):
                 assert (await early.answer()).status == 200
+
+
+async def test_requests_that_waited_in_the_socket_are_served_by_the_next_daemon(config: Path) -> None:
+    """A restart costs no client a request: the engine is asked before the first of them is answered."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        async with AsyncExitStack() as stack:
+            early = [await waiting_in(sock, stack) for _ in range(5)]
+            async with service(config, sock=sock) as (engine, daemon, _manager):
+                assert [(await client.answer()).status for client in early] == [200] * 5
+                assert len(engine.posts()) == 5
+                assert {line["outcome"] for line in await daemon.logged("request", 5)} == {"served"}
+
+
+async def waiting_in(sock: socket.socket, stack: AsyncExitStack) -> RawClient:
+    """A client whose question waits in a socket that nobody accepts from."""
+    client = await stack.enter_async_context(RawClient(await trio.open_tcp_stream(*sock.getsockname())))
+    await client.stream.send_all(post(CHAT, question()))
+    return client
 
 
 async def test_a_unix_socket_of_systemds_stays_where_it_is(config: Path) -> None:

@@ -32,7 +32,7 @@ async def occupy(engine: FakeEngine, running: Running) -> tuple[Visitor, trio.Ev
 async def line_up(running: Running, framing: str) -> Visitor:
     visitor = await come("fast", running)
     await visitor.stream.send_all(UPLOADS[framing])
-    while running.gateway.admission.waiting == 0:
+    while running.gateway.admission.queued == 0:
         await wait_all_tasks_blocked()
     return visitor
 
@@ -73,7 +73,7 @@ async def test_a_client_gone_while_its_upload_waits_is_out_of_the_line_at_once(f
         async with holder:
             await (await line_up(running, framing)).leave("close")
             with trio.fail_after(0.5):
-                while running.gateway.admission.waiting:
+                while running.gateway.admission.queued:
                     await wait_all_tasks_blocked(0.001)
             hold.set()
             await holder.answer()

@@ -1,1 +1,1 @@
-"""Admission: which request may use the engine now, which waits, which is turned away at once."""
+"""Admission: which request may use an engine now, which is queued, which is refused at once."""

@@ -1,124 +1,145 @@
-"""The controller: the only one that moves tickets, takes slots and frees them.
+"""Admission: the only one that moves tickets, takes slots and frees them.
 
-`trio.CapacityLimiter` is the one authority over slots, borrowed on behalf of tickets. Whoever finds a slot free and
-nobody waiting takes it at the door, without a task switch. Whoever must wait goes through a bounded memory channel to
-the controller task, which lines tickets up. A freed slot is handed on in the very step that freed it (not by waking the
-task), so that an idle slot with someone in the line never exists, not even for one turn of the scheduler.
+Each engine's `trio.CapacityLimiter` is the one authority over its slots, borrowed on behalf of tickets. An arrival that
+an engine has a slot for takes it at once, without a task switch. One that must queue goes through a bounded memory
+channel to the controller task, which puts it in the queue. After each change (an arrival, a departure, a freed slot, a
+new limit) `assign` says who gets which slot, and that is done in the same step: an idle slot with an eligible request
+in the queue never exists, not even for one turn of the scheduler.
 
-All methods but `run` and `wait` are synchronous, hence atomic on trio's single thread: no lock is needed or held.
+All methods but `run`, `wait` and `prove` are synchronous, hence atomic on trio's single thread: no lock is needed.
 """
 
-import collections
 import contextlib
+from collections.abc import Collection
 
 import trio
 
 from ..config.schema import AdmissionConfig
+from ..engines.choose import choose, eligible
+from ..engines.engine import Engine, Engines
 from ..outcome import Outcome, Refusal
+from .assign import assign
+from .claim import ANYONE, Claim, Ticket, TicketState
 from .estimate import Verdict, View, decide, mean_slot_time_s, retry_after_s
-from .queue import Line
-from .ticket import Ticket, TicketState
+from .queue import Queue
+
+#: Places in the channel. It bounds what the controller may have before it at one time; `queue_max`, which a reload may
+#: change and which is at most this, bounds channel and queue together.
+CHANNEL_PLACES = 65536
 
 
 class Admission:
-    """Slots and the line before them. `run` must be running for those who wait to be lined up."""
+    """The engines' slots and the queue before them. `run` must be running for arrivals to be queued."""
 
-    def __init__(self, config: AdmissionConfig) -> None:
+    def __init__(self, config: AdmissionConfig, engines: Engines) -> None:
         self.config = config
-        self.limiter = trio.CapacityLimiter(config.max_active)
         self.draining = False
-        self._line = Line()
-        self._waiting = 0
+        self.engines = engines
+        self._queue = Queue()
+        self._queued = 0
         self._slot_time_s: float | None = None
-        self._arrivals = collections.deque[trio.MemoryReceiveChannel[Ticket | trio.Event]]()
-        self._open_way_in()
+        self._way_in, self._arrivals = trio.open_memory_channel[Ticket](CHANNEL_PLACES)
+        self._rounds = trio.lowlevel.ParkingLot()
 
     # -- the request's side -------------------------------------------------------------------------------------
 
-    def enter(self) -> Ticket:
-        """Come to the door. Returns a ticket, active or waiting, that the caller must `settle`; or raises Refusal."""
-        view = self.view()
+    def enter(self, claim: Claim) -> Ticket:
+        """Ask for a slot. Returns a ticket, active or queued, that the caller must `settle`; or raises Refusal."""
+        ticket = Ticket(claim, trio.current_time(), self._ahead(claim))
+        if not self.draining and self._take_slot(ticket):
+            return ticket
+        view = self.view(claim)
         verdict = decide(view)
-        ticket = Ticket(trio.current_time(), view.waiting)
-        if verdict is Verdict.GO:
-            self._grant(ticket)
-        elif verdict is Verdict.WAIT:
-            ticket.called = trio.Event()
-            try:
-                self._way_in.send_nowait(ticket)
-            except trio.WouldBlock:  # full of those who left again before the controller's turn came
-                raise _refusal(Verdict.QUEUE_FULL, view) from None
-            self._waiting += 1
-        else:
+        if verdict is not Verdict.QUEUE:
             raise _refusal(verdict, view)
+        ticket.decided = trio.Event()
+        try:
+            self._way_in.send_nowait(ticket)
+        except trio.WouldBlock:  # full of requests that were withdrawn before the controller's turn
+            raise _refusal(Verdict.QUEUE_FULL, view) from None
+        self._queued += 1
         return ticket
 
     async def wait(self, ticket: Ticket) -> None:
         """Wait until `ticket` holds a slot. Refusal if that takes longer than queue_timeout_s, or on a drain."""
-        assert ticket.called is not None
-        with trio.move_on_at(ticket.arrived_at + self.config.queue_timeout_s):
-            await ticket.called.wait()
+        assert ticket.decided is not None
+        with trio.move_on_at(min(ticket.claim.deadline, ticket.arrived_at + self.config.queue_timeout_s)):
+            await ticket.decided.wait()
         if ticket.active:  # also if its slot came in the same instant as its deadline
             return
-        raise _refusal(Verdict.DRAINING if ticket.state is TicketState.SHED else None, self.view())
+        raise _refusal(Verdict.DRAINING if ticket.state is TicketState.SHED else None, self.view(ticket.claim))
+
+    def move(self, ticket: Ticket, tried: Collection[Engine]) -> Engine | None:
+        """Exchange the slot of `ticket` for a free one at an engine that is up and not among `tried`.
+
+        Returns that engine; None, and the ticket keeps its slot, if there is none.
+        """
+        assert ticket.engine is not None
+        free = {engine: int(engine.slots.available_tokens) for engine in self.engines.all if engine.up}
+        free = {engine: slots for engine, slots in free.items() if slots >= 1 and engine not in tried}
+        other = choose(free, eligible(ticket.claim.model, self.engines.all))
+        if other is not None:
+            ticket.engine.slots.release_on_behalf_of(ticket)
+            other.slots.acquire_on_behalf_of_nowait(ticket)
+            ticket.engine = other
+            self._assign()
+        return other
 
     def settle(self, ticket: Ticket) -> None:
-        """Give back what `ticket` holds, a slot or a place in the line. Exactly once; RuntimeError after that."""
+        """Release what `ticket` holds, a slot or a place in the queue. Exactly once; RuntimeError after that."""
         state, ticket.state = ticket.state, TicketState.SETTLED
         if state is TicketState.ACTIVE:
             assert ticket.granted_at is not None
+            assert ticket.engine is not None
             self._slot_time_s = mean_slot_time_s(self._slot_time_s, trio.current_time() - ticket.granted_at)
-            self.limiter.release_on_behalf_of(ticket)
-            self._hand_on()
-        elif state is TicketState.WAITING:
-            self._waiting -= 1
-            self._line.discard(ticket)
+            ticket.engine.slots.release_on_behalf_of(ticket)
+            self._assign()
+        elif state is TicketState.QUEUED:
+            self._queued -= 1
+            self._queue.discard(ticket)
         elif state is TicketState.SETTLED:
             raise RuntimeError(f"settled twice: {ticket!r}")
 
     # -- the controller's side ----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """The controller task: lines up those who arrive. Runs until cancelled."""
-        while True:
-            async for arrival in self._arrivals[0]:
-                self._line_up(arrival)
-                if self.draining:
-                    self._shed_line()
-                else:
-                    self._hand_on()
-            self._arrivals.popleft()
+        """The controller task: puts arrivals in the queue. Runs until cancelled."""
+        self._rounds.unpark_all()
+        async for arrival in self._arrivals:
+            self._put(arrival)
+            if self.draining:
+                self._shed_queue()
+            else:
+                self._assign()
+            self._rounds.unpark_all()
 
     async def prove(self) -> None:
-        """Return once the controller has taken in what is sent to it now: for the watchdog."""
-        done = trio.Event()
-        async with self._way_in.clone() as way_in:  # its own end: the other may be closed meanwhile
-            await way_in.send(done)
-        await done.wait()
+        """Return once the controller waits for an arrival, or has taken one in: its proof of life for the watchdog."""
+        statistics = self._arrivals.statistics()
+        if statistics.current_buffer_used or not statistics.tasks_waiting_receive:
+            await self._rounds.park()
 
     def reconfigure(self, config: AdmissionConfig) -> None:
-        """From now on these numbers hold. Nobody who has a slot or a place loses it, also where there are fewer now.
+        """Put these numbers in force, and the engines' slots as they are now.
 
-        Slots that there are more go to those who wait, at once. Who waits already does so as long as it was to.
+        No request loses its slot or its place, also where there are fewer now. New slots go to queued requests at
+        once; queued requests keep their timeout.
         """
-        queue_max, self.config = self.config.queue_max, config
-        self.limiter.total_tokens = config.max_active
-        if config.queue_max != queue_max:
-            self._way_in.close()  # the controller takes in what is on its way there, then goes on to the next
-            self._open_way_in()
-        self._hand_on()
+        self.config = config
+        self._assign()
 
     def drain(self) -> None:
-        """Let nobody in any more, and turn away all that wait; those with a slot go on."""
+        """Admit no more requests, and refuse all that are queued; those with a slot go on."""
         self.draining = True
-        self._shed_line()
+        self._shed_queue()
 
-    def view(self) -> View:
+    def view(self, claim: Claim = ANYONE) -> View:
+        """What a verdict on `claim` depends on now."""
         config = self.config
         return View(
-            active=self.active,
-            max_active=config.max_active,
-            waiting=self._waiting,
+            slots=self.slots,
+            queued=self._queued,
+            ahead=self._ahead(claim),
             queue_max=config.queue_max,
             queue_timeout_s=config.queue_timeout_s,
             mode=config.queue_mode,
@@ -127,73 +148,90 @@ class Admission:
         )
 
     @property
-    def active(self) -> int:
-        """Slots held now."""
-        return int(self.limiter.borrowed_tokens)
+    def slots(self) -> int:
+        """Slots of all engines, free or not."""
+        return int(sum(engine.slots.total_tokens for engine in self.engines.all))
 
     @property
-    def waiting(self) -> int:
-        """Requests that wait now, in the channel or in the line."""
-        return self._waiting
+    def active(self) -> int:
+        """Slots that are held now."""
+        return sum(engine.slots.borrowed_tokens for engine in self.engines.all)
 
-    def _open_way_in(self) -> None:
-        # A channel of size 0 would refuse whenever the controller is not at its receive just now;
-        # with QUEUE_MAX=0 nobody is told to wait, so its one place stays empty.
-        self._way_in, arrivals = trio.open_memory_channel[Ticket | trio.Event](max(1, self.config.queue_max))
-        self._arrivals.append(arrivals)
+    @property
+    def queued(self) -> int:
+        """Requests that are queued now, in the channel or in the queue."""
+        return self._queued
 
-    def _line_up(self, arrival: Ticket | trio.Event) -> None:
-        if isinstance(arrival, trio.Event):
-            arrival.set()
-        elif arrival.waiting:  # it may have left, or been shed, on its way in
-            self._line.push(arrival)
+    def _ahead(self, claim: Claim) -> int:
+        on_their_way = self._queued - len(self._queue)
+        return self._queue.ahead(claim) + on_their_way
 
-    def _hand_on(self) -> None:
-        while len(self._line) and self.limiter.available_tokens > 0:
-            ticket = self._line.pop()
-            self._waiting -= 1
-            self._grant(ticket)
-            self._call(ticket)
+    def _take_slot(self, ticket: Ticket) -> bool:
+        """Grant `ticket` a slot if one is due to it now, before it is queued."""
+        if all(engine.slots.available_tokens < 1 for engine in self.engines.all):
+            return False
+        if self._queued == 0:
+            granted = assign((ticket,), self.engines.all)
+        elif len(self._queue) == self._queued:
+            self._queue.push(ticket)
+            granted = [pair for pair in assign(self._queue, self.engines.all) if pair[0] is ticket]
+            self._queue.discard(ticket)
+        else:  # one is on its way to the queue and may be ahead of this one: the controller's turn decides
+            return False
+        for _, engine in granted:
+            self._grant(ticket, engine)
+        return ticket.active
 
-    def _grant(self, ticket: Ticket) -> None:
-        self.limiter.acquire_on_behalf_of_nowait(ticket)
+    def _put(self, arrival: Ticket) -> None:
+        if arrival.queued:  # it may have been withdrawn or shed on its way
+            self._queue.push(arrival)
+
+    def _assign(self) -> None:
+        for ticket, engine in assign(self._queue, self.engines.all) if len(self._queue) else ():
+            self._queue.discard(ticket)
+            self._queued -= 1
+            self._grant(ticket, engine)
+            _tell(ticket)
+
+    def _grant(self, ticket: Ticket, engine: Engine) -> None:
+        engine.slots.acquire_on_behalf_of_nowait(ticket)
+        ticket.engine = engine
         ticket.state = TicketState.ACTIVE
         ticket.granted_at = trio.current_time()
 
-    def _shed_line(self) -> None:
-        for arrivals in self._arrivals:  # what is still in a channel was not lined up yet, but waits all the same
-            with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
-                while True:
-                    self._line_up(arrivals.receive_nowait())
-        while len(self._line):
-            ticket = self._line.pop()
-            self._waiting -= 1
+    def _shed_queue(self) -> None:
+        with contextlib.suppress(trio.WouldBlock):
+            while True:  # what is still in the channel is queued as well
+                self._put(self._arrivals.receive_nowait())
+        for ticket in tuple(self._queue):
+            self._queue.discard(ticket)
+            self._queued -= 1
             ticket.state = TicketState.SHED
-            self._call(ticket)
-
-    @staticmethod
-    def _call(ticket: Ticket) -> None:
-        assert ticket.called is not None
-        ticket.called.set()
+            _tell(ticket)
 
     def __repr__(self) -> str:
         draining = ", draining" if self.draining else ""
-        return f"<Admission {self.active}/{self.config.max_active} active, {self.waiting} waiting{draining}>"
+        return f"<Admission {self.active}/{self.slots} active, {self.queued} queued{draining}>"
+
+
+def _tell(ticket: Ticket) -> None:
+    assert ticket.decided is not None
+    ticket.decided.set()
 
 
 def _refusal(verdict: Verdict | None, view: View) -> Refusal:
-    """The answer to one who is turned away; `verdict` None: waited in vain."""
+    """The refusal of an arrival; `verdict` None: of a request that waited for its whole timeout."""
     seconds = retry_after_s(view)
     again = f"Retry after {seconds} s."
     match verdict:
         case Verdict.BUSY:
-            message = f"All {view.max_active} slots are busy. {again}"
+            message = f"All slots are busy ({view.slots}). {again}"
             return Refusal(Outcome.SHED_BUSY, 429, message, retry_after_s=seconds)
         case Verdict.QUEUE_FULL:
-            message = f"All {view.max_active} slots are busy and {view.waiting} requests already wait. {again}"
+            message = f"All slots are busy ({view.slots}) and the queue is full ({view.queued}). {again}"
             return Refusal(Outcome.SHED_QUEUE_FULL, 429, message, retry_after_s=seconds)
         case Verdict.DRAINING:
-            message = "The gateway is shutting down. Retry: the next one takes over."
+            message = "The gateway is restarting. Retry in a second."
             return Refusal(Outcome.SHED_DRAINING, 503, message, retry_after_s=1)
         case Verdict.HOPELESS:
             message = (

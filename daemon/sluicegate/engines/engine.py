@@ -1,17 +1,27 @@
-"""Backends: the engines that we know, what state each is in, and the choice of one."""
+"""Engines: an address with its state, models, connections and slots; and all of them together."""
 
 import enum
 from collections.abc import Callable, Collection, Sequence
 
+import trio
+
 from ..config.schema import Address
 from ..outcome import Outcome, Refusal
+from ..relay.pool import Pool
+from .choose import eligible
+
+#: Longest that a request waits for an engine's first probe (seconds): a little more than a probe may take.
+FIRST_PROBE_S = 3.0
+
+#: Retry-After of a refusal because no engine is up (seconds). Probes find a restarted engine well within it.
+RETRY_AFTER_S = 5
 
 
 class EngineState(enum.Enum):
     """What the last probes said.
 
-    STARTING: never yet ready since the gateway started. UP: healthy, with a model loaded. DEGRADED: it answers, but has
-    no model or says that it is unwell. DOWN: was ready once, and is not reachable now.
+    STARTING: never ready since the gateway started. UP: healthy, with a model loaded. DEGRADED: it answers, but has no
+    model or reports that it is unhealthy. DOWN: was ready once, and cannot be reached now.
     """
 
     STARTING = "starting"
@@ -20,27 +30,50 @@ class EngineState(enum.Enum):
     DOWN = "down"
 
 
-class Backend:
-    """One engine. Its state is written by the prober, and by `failed` when a request finds it dead."""
+class Engine:
+    """One engine. The prober writes its state, and `failed` does when a request cannot reach it.
 
-    def __init__(self, name: str, address: Address, changed: Callable[["Backend"], None] = lambda _: None) -> None:
+    `slots` is the only truth about how many requests it may have at one time; `total_tokens` may change at any time.
+    `models_body` is its own answer to GET /v1/models.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        address: Address,
+        connections: Pool,
+        slots: trio.CapacityLimiter,
+        changed: Callable[["Engine"], None] = lambda _: None,
+    ) -> None:
         """`changed` is called after each change of `state`."""
         self.name = name
         self.address = address
+        self.connections = connections
+        self.slots = slots
         self.state = EngineState.STARTING
         self.why = "it has not answered a probe yet"
         self.models: tuple[str, ...] = ()
         self.models_body = b""
-        self._was_up = False
-        self._changed = changed
         self.wake_prober: Callable[[], None] = lambda: None
+        self._was_up = False
+        self._probed = trio.Event()
+        self._changed = changed
 
     @property
     def up(self) -> bool:
         return self.state is EngineState.UP
 
+    @property
+    def probed(self) -> bool:
+        """Whether a first probe has ended, in whatever way. Until then nothing is known of the engine."""
+        return self._probed.is_set()
+
+    async def first_probe(self) -> None:
+        """Return once the first probe has ended."""
+        await self._probed.wait()
+
     def ready(self, models: tuple[str, ...], models_body: bytes) -> None:
-        """A probe found it healthy; `models_body` is its own answer to GET /v1/models."""
+        """A probe found it healthy."""
         self.models, self.models_body = models, models_body
         if models:
             self._was_up = True
@@ -48,62 +81,89 @@ class Backend:
         else:
             self._become(EngineState.DEGRADED, "the engine has no model loaded")
 
-    def unwell(self, why: str) -> None:
+    def unhealthy(self, why: str) -> None:
         """It answered a probe, but not with health."""
         self._become(EngineState.DEGRADED, why)
 
     def unreachable(self, why: str) -> None:
-        """Nobody answered a probe."""
+        """It did not answer a probe."""
         self._become(EngineState.DOWN if self._was_up else EngineState.STARTING, why)
 
     def failed(self, why: str) -> None:
         """A request could not reach it: send no more until a probe succeeds, and probe at once."""
         self.unreachable(why)
+        self.connections.close_idle()
         self.wake_prober()
 
     def _become(self, state: EngineState, why: str) -> None:
         before, self.state, self.why = self.state, state, why
         if state is not before:
             self._changed(self)
+        self._probed.set()
 
     def __repr__(self) -> str:
-        return f"<Backend {self.name} {self.state.value} models={list(self.models)} {self.why}>"
+        return f"<Engine {self.name} {self.state.value} models={list(self.models)} {self.why}>"
 
 
-class Backends:
-    """All engines, at least one."""
+class Engines:
+    """All engines, at least one. The first is the default: it speaks for all of them while none is up."""
 
-    def __init__(self, backends: Sequence[Backend]) -> None:
-        self.all = tuple(backends)
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self.all = tuple(engines)
+        self._all_probed = False
 
-    def choose(self, tried: Collection[Backend] = ()) -> Backend:
-        """The first ready backend that is not among `tried`. Refusal (503) if there is none."""
-        for backend in self.all:
-            if backend.up and backend not in tried:
-                return backend
-        raise Refusal(
-            Outcome.ENGINE_UNAVAILABLE,
-            503,
-            f"No engine can take requests now: {self.why}. Retry in a few seconds.",
-            retry_after_s=5,
-        )
+    @property
+    def default(self) -> Engine:
+        return self.all[0]
+
+    async def probed(self) -> None:
+        """Return once a request can be told whether it can be served: when an engine is up, or all were probed once.
+
+        At most FIRST_PROBE_S after the call. Without a task switch unless there is something to wait for.
+        """
+        if self._all_probed:
+            return
+        with trio.move_on_after(FIRST_PROBE_S):
+            for engine in self.all:
+                if self.state is not EngineState.UP:
+                    await engine.first_probe()
+        self._all_probed = all(engine.probed for engine in self.all)
+
+    def check(self) -> None:
+        """Refusal (503) if no engine is up."""
+        if self.state is not EngineState.UP:
+            raise self.unavailable()
+
+    def unavailable(self) -> Refusal:
+        """The refusal of a request that no engine can take now."""
+        message = f"No engine can take requests now: {self.why}. Retry in a few seconds."
+        return Refusal(Outcome.ENGINE_UNAVAILABLE, 503, message, retry_after_s=RETRY_AFTER_S)
+
+    def first(self, model: str) -> Engine:
+        """The engine for a request for `model` that needs no slot."""
+        return self.other(model, ()) or self.default
+
+    def other(self, model: str, tried: Collection[Engine]) -> Engine | None:
+        """The same, not among `tried`; None if no other is up."""
+        untried = [engine for engine in self.all if engine.up and engine not in tried]
+        return eligible(model, untried)[0] if untried else None
 
     @property
     def state(self) -> EngineState:
-        """UP if any engine is; else the state of the first."""
-        return EngineState.UP if any(b.up for b in self.all) else self.all[0].state
+        """UP if any engine is up, else the default's state."""
+        return EngineState.UP if any(engine.up for engine in self.all) else self.default.state
 
     @property
     def why(self) -> str:
         """Why the first engine that is not up is not; empty if all are."""
-        return next((b.why for b in self.all if not b.up), "")
+        return next((engine.why for engine in self.all if not engine.up), "")
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names of the models that ready engines serve, each once, in order of first appearance."""
-        return tuple(dict.fromkeys(m for b in self.all if b.up for m in b.models))
+        """Names of the models that the engines serve which are up, each once, in order of first appearance."""
+        return tuple(dict.fromkeys(model for engine in self.all if engine.up for model in engine.models))
 
     @property
     def models_body(self) -> bytes:
-        """The answer to GET /v1/models: the first ready engine's own."""
-        return next((b.models_body for b in self.all if b.up), b"")
+        """The answer to GET /v1/models: that of the first engine that is up."""
+        return next((engine.models_body for engine in self.all if engine.up), b"")

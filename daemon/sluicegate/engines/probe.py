@@ -1,4 +1,4 @@
-"""Health: a task per backend that probes it, at a steady pace while it is well and faster while it is not."""
+"""Health: a task per engine that probes it, at a steady pace while it is up and faster while it is not."""
 
 from collections.abc import Awaitable, Callable
 
@@ -7,7 +7,7 @@ import msgspec
 import trio
 
 from ..config.schema import Address, UnixAddress
-from .engine import Backend
+from .engine import Engine
 
 #: A probe that takes longer than this counts as failed (seconds). vLLM's API server answers /health from its event
 #: loop, which heavy tokenization can hold up for most of a second.
@@ -29,11 +29,11 @@ class ProbeTimeout(Exception):
 
 
 class ProbeRefused(Exception):
-    """Nobody listens at the address, or the connection broke."""
+    """Nothing listens at the address, or the connection broke."""
 
 
-class ProbeUnwell(Exception):
-    """The engine answered with something else than health."""
+class ProbeUnhealthy(Exception):
+    """The engine answered, but not with health."""
 
 
 #: Returns the ids of the loaded models and the raw answer to GET /v1/models; raises one of the three above.
@@ -74,7 +74,7 @@ class HttpProbe:
             try:
                 models = msgspec.json.decode(body, type=_Models)
             except msgspec.DecodeError:
-                raise ProbeUnwell("its answer to /v1/models is not a list of models") from None
+                raise ProbeUnhealthy("its answer to /v1/models is not a list of models") from None
             return tuple(model.id for model in models.data), body
         raise ProbeTimeout
 
@@ -89,31 +89,31 @@ class HttpProbe:
         except (httpx2.HTTPError, OSError) as error:
             raise ProbeRefused(str(error) or type(error).__name__) from None
         if response.status_code != 200:
-            raise ProbeUnwell(f"{path} answers {response.status_code}")
+            raise ProbeUnhealthy(f"{path} answers {response.status_code}")
         if len(body) > PROBE_ANSWER_MAX:
-            raise ProbeUnwell(f"its answer to {path} is larger than {PROBE_ANSWER_MAX} bytes")
+            raise ProbeUnhealthy(f"its answer to {path} is larger than {PROBE_ANSWER_MAX} bytes")
         return bytes(body)
 
 
-async def watch(backend: Backend, probe: Probe, interval_s: Callable[[], float]) -> None:
-    """Keep `backend`'s state true by probing it each `interval_s()` seconds (faster while not ready), for ever."""
+async def watch(engine: Engine, probe: Probe, interval_s: Callable[[], float]) -> None:
+    """Keep `engine`'s state true by probing it each `interval_s()` seconds (faster while not ready), for ever."""
     timeouts = 0
     while True:
-        # Before the probe: who finds the engine dead while one is under way knows better than its answer will.
+        # Set before the probe: a request that cannot reach the engine meanwhile is newer than the probe's answer.
         wake = trio.Event()
-        backend.wake_prober = wake.set
+        engine.wake_prober = wake.set
         try:
             models, body = await probe()
         except ProbeTimeout:
             timeouts += 1
-            if timeouts >= PROBE_TIMEOUTS_MAX or not backend.up:
-                backend.unreachable(f"the engine at {backend.address} does not answer")
+            if timeouts >= PROBE_TIMEOUTS_MAX or not engine.up:
+                engine.unreachable(f"the engine at {engine.address} does not answer")
         except ProbeRefused as error:
-            backend.unreachable(f"the engine at {backend.address} cannot be reached ({error})")
-        except ProbeUnwell as error:
-            backend.unwell(f"the engine at {backend.address} is unwell: {error}")
+            engine.unreachable(f"the engine at {engine.address} cannot be reached ({error})")
+        except ProbeUnhealthy as error:
+            engine.unhealthy(f"the engine at {engine.address} is unhealthy: {error}")
         else:
             timeouts = 0
-            backend.ready(models, body)
-        with trio.move_on_after(interval_s() if backend.up else min(interval_s(), NOT_READY_INTERVAL_S)):
+            engine.ready(models, body)
+        with trio.move_on_after(interval_s() if engine.up else min(interval_s(), NOT_READY_INTERVAL_S)):
             await wake.wait()

@@ -14,8 +14,10 @@ from typing import TypedDict, Unpack
 
 import msgspec
 
+from sluicegate.account.record import LOGGED, Record
 from sluicegate.observe import journal
 from sluicegate.observe.sink import LINE_MAX_BYTES, Sink
+from sluicegate.outcome import Kind
 
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
@@ -35,23 +37,11 @@ Value = str | int | float | None
 
 
 class Fields(TypedDict, total=False):
-    """Every field that a line may have, besides time, level and event. None leaves a field out. Times in seconds."""
+    """The fields of the daemon's own lines, besides time, level and event; a request's are `account.record.LOGGED`.
 
-    # a request
-    request_id: str | None
-    outcome: str | None
-    status: int | None
-    endpoint: str | None
-    model: str | None
-    stream: bool | None
-    queue_position: int | None
-    queue_s: float | None
-    ttft_s: float | None
-    total_s: float | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    tokens_per_s: float | None
-    # the daemon
+    None leaves a field out. Times in seconds.
+    """
+
     version: str | None
     pid: int | None
     listen: str | None
@@ -68,11 +58,11 @@ class Fields(TypedDict, total=False):
     seconds: float | None
     logger: str | None
     error: str | None
-    # what happened, in words of ours
+    # what happened, in a sentence
     detail: str | None
 
 
-_KNOWN = frozenset(Fields.__annotations__)
+_KNOWN = frozenset(Fields.__annotations__) | frozenset(LOGGED)
 _JOURNAL_NAMES = {name: f"SLUICEGATE_{name.upper()}" for name in _KNOWN}
 
 
@@ -123,11 +113,12 @@ class Log:
     def error(self, event: str, **fields: Unpack[Fields]) -> None:
         self.emit(ERROR, event, fields)
 
-    def request(self, fields: Fields, *, fault: bool = False) -> None:
-        """The one line of a request, at level info; at warning if it ended through a fault of the engine."""
-        self.emit(WARNING if fault else INFO, "request", fields)
+    def settled(self, record: Record) -> None:
+        """A sink of the ledger: write the one line of a request, at level warning if it is a fault, else info."""
+        fault = record.outcome is not None and record.outcome.kind is Kind.FAULT
+        self.emit(WARNING if fault else INFO, "request", {name: getattr(record, name) for name in LOGGED})
 
-    def emit(self, level: int, event: str, fields: Fields) -> None:
+    def emit(self, level: int, event: str, fields: Mapping[str, object]) -> None:
         """Write one line, if `level` is high enough."""
         if level < self._level:
             return

@@ -15,13 +15,14 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from sluicegate.account.record import Record
 from sluicegate.observe import buckets
 from sluicegate.observe.exposition import expose
 from sluicegate.outcome import Outcome
 
 #: Value of the label `endpoint` for a path that is not in the route table.
 OTHER = "other"
-#: Value of the label `status` when no HTTP status was sent: the client left before it.
+#: Value of the label `status` when no HTTP status was sent: the client disconnected before it.
 NO_STATUS = "none"
 #: Values of the label `model` besides "other". An engine has its model and perhaps some adapters; a series for each of
 #: hundreds would cost more than it tells.
@@ -63,7 +64,7 @@ class Metrics:
 
         self._requests = Counter(
             "api_requests_total",
-            "Requests that ended, by route and by the HTTP status sent (none: the client left before it).",
+            "Requests that ended, by route and by the HTTP status sent (none: the client disconnected before it).",
             ["endpoint", "status"],
             registry=registry,
         )
@@ -79,13 +80,13 @@ class Metrics:
         )
         self._queue_wait = Histogram(
             "api_queue_wait_seconds",
-            "Seconds that a request waited for its slot, or until it gave up or was given up.",
+            "Seconds that a request was queued: until its slot, its timeout or its client's disconnect.",
             buckets=buckets.QUEUE_WAIT_S,
             registry=registry,
         )
         self._first_token = Histogram(
             "api_time_to_first_token_seconds",
-            "Seconds from a streamed request's head to the first byte of its answer, waiting included.",
+            "Seconds from a streamed request's head to the first byte of its answer, its time in the queue included.",
             buckets=buckets.FIRST_TOKEN_S,
             registry=registry,
         )
@@ -120,11 +121,13 @@ class Metrics:
         )
 
         self._active = Gauge("api_active_requests", "Requests that hold a slot.", registry=registry)
-        self._waiting = Gauge("api_queue_depth", "Requests that wait for a slot.", registry=registry)
-        self._max_active = Gauge("api_max_active", "Slots: requests that may run at one time.", registry=registry)
-        self._queue_limit = Gauge("api_queue_limit", "Requests that may wait at one time.", registry=registry)
+        self._queued = Gauge("api_queue_depth", "Requests that are queued.", registry=registry)
+        self._max_active = Gauge(
+            "api_max_active", "Slots: requests that engines may have at one time.", registry=registry
+        )
+        self._queue_limit = Gauge("api_queue_limit", "Requests that may be queued at one time.", registry=registry)
         self._queue_timeout = Gauge(
-            "api_queue_timeout_seconds", "Longest that a request may wait for a slot, in seconds.", registry=registry
+            "api_queue_timeout_seconds", "Longest that a request may be queued, in seconds.", registry=registry
         )
         self._client_connections = Gauge("api_client_connections", "Open client connections.", registry=registry)
         self._connections_limit = Gauge(
@@ -192,58 +195,44 @@ class Metrics:
         self._models: dict[str, _ModelCounters] = {}
         build.info({"version": version, "python": platform.python_version()})
 
-    def settled(
-        self,
-        endpoint: str,
-        status: int | None,
-        outcome: Outcome,
-        *,
-        model: str | None = None,
-        latency_s: float | None = None,
-        queue_s: float | None = None,
-        ttft_s: float | None = None,
-        inter_token_s: float | None = None,
-        tokens_per_s: float | None = None,
-        prompt_tokens: int | None = None,
-        completion_tokens: int | None = None,
-    ) -> None:
-        """Count one request that ended. None: does not apply to it. Never raises.
-
-        `model`: a name that the engine serves; "" for another one.
+    def settled(self, record: Record) -> None:
+        """Count one request that ended. A sink of the ledger. Never raises.
 
         8 to 11 µs for a streamed request that has every value, 1.4 to 2 µs for a refusal.
         """
+        endpoint, status = record.endpoint, record.status
         counter = self._request_children.get((endpoint, status))
         if counter is None:
             counter = self._request_child(endpoint, status)
         counter.inc()
-        self._outcome_children[outcome].inc()
-        if latency_s is not None:
+        assert record.outcome is not None
+        self._outcome_children[record.outcome].inc()
+        if (seconds := record.latency_s) is not None:
             histogram = self._latency_children.get(endpoint)
             if histogram is None:
                 histogram = self._latency_child(endpoint)
-            histogram.observe(latency_s)
-        if queue_s is not None:
-            self._queue_wait.observe(queue_s)
-        if ttft_s is not None:
-            self._first_token.observe(ttft_s)
-        if inter_token_s is not None:
-            self._inter_token.observe(inter_token_s)
-        if tokens_per_s is not None:
-            self._tokens_per_s.observe(tokens_per_s)
+            histogram.observe(seconds)
+        if (seconds := record.queue_s) is not None:
+            self._queue_wait.observe(seconds)
+        if (seconds := record.ttft_s) is not None:
+            self._first_token.observe(seconds)
+        if (seconds := record.inter_token_s) is not None:
+            self._inter_token.observe(seconds)
+        if (rate := record.tokens_per_s) is not None:
+            self._tokens_per_s.observe(rate)
         by_model = None
-        if model is not None:
+        if (model := record.model_used) is not None:
             by_model = self._models.get(model) or self._counters_of(model)
             by_model.requests.inc()
         # A counter refuses to go down, and an engine that reports nonsense must not break a request.
-        if prompt_tokens is not None and prompt_tokens > 0:
-            self._prompt_tokens.inc(prompt_tokens)
+        if (tokens := record.prompt_tokens) is not None and tokens > 0:
+            self._prompt_tokens.inc(tokens)
             if by_model is not None:
-                by_model.prompt_tokens.inc(prompt_tokens)
-        if completion_tokens is not None and completion_tokens > 0:
-            self._completion_tokens.inc(completion_tokens)
+                by_model.prompt_tokens.inc(tokens)
+        if (tokens := record.completion_tokens) is not None and tokens > 0:
+            self._completion_tokens.inc(tokens)
             if by_model is not None:
-                by_model.completion_tokens.inc(completion_tokens)
+                by_model.completion_tokens.inc(tokens)
 
     def serves(self, models: Iterable[str]) -> None:
         """The engine serves these: their counters exist from now on, at 0."""
@@ -253,14 +242,14 @@ class Metrics:
     def bind_gate(
         self,
         active: Callable[[], float],
-        waiting: Callable[[], float],
+        queued: Callable[[], float],
         max_active: Callable[[], float],
         queue_limit: Callable[[], float],
         queue_timeout_s: Callable[[], float],
     ) -> None:
         """Read the gate's state at each scrape instead of following it: it costs nothing and is never stale."""
         self._active.set_function(active)
-        self._waiting.set_function(waiting)
+        self._queued.set_function(queued)
         self._max_active.set_function(max_active)
         self._queue_limit.set_function(queue_limit)
         self._queue_timeout.set_function(queue_timeout_s)

@@ -16,7 +16,6 @@ from .splice import Meter, Splicer, Splitter
 #: Bodies above this are sent apart from their head instead of being copied behind it (bytes).
 COPY_MAX = 65536
 
-
 #: How long the end of the body may take to follow the end of the stream in it (seconds). They come together; an engine
 #: that is stuck between them must not keep a client waiting that has everything.
 TAIL_S = 1.0
@@ -30,7 +29,7 @@ class EngineUnreachable(Exception):
         self.why = why
 
 
-class Patience:
+class Deadline:
     """The deadline of one request at the engine: never past `limit` (trio's clock), nearer while it waits for bytes."""
 
     def __init__(self, limit: float) -> None:
@@ -135,13 +134,13 @@ async def stream(
     client: Client,
     meter: Meter,
     splitter: Splitter,
-    patience: Patience,
+    deadline: Deadline,
     idle_s: float,
     pump: Pump | None,
 ) -> None:
     """Bring a stream of events to the client, each as it comes.
 
-    `patience` is what this runs in: the caller's deadline until the first event, then `idle_s` from one part of the
+    `deadline` is what this runs in: the caller's until the first event, then `idle_s` from one part of the
     body to the next. The time that the client takes is not the engine's (the client has a deadline of its own).
     The head is held back until the first event: an engine that breaks during prefill is then answered with a status
     instead of an empty stream.
@@ -153,14 +152,14 @@ async def stream(
     client: it has everything, only the connection is not used again.
     """
     try:
-        if await _carry(exchange, client, meter, splitter, patience, idle_s, pump):
+        if await _carry(exchange, client, meter, splitter, deadline, idle_s, pump):
             return
     except (EngineBroken, EngineIdle):
         if not (meter.ended or meter.failed) or splitter.mid_event:
             raise
     if not (meter.ended or meter.failed):
         raise EngineBroken("the engine ended its stream before the end of the answer")
-    patience.extend(math.inf)
+    deadline.extend(math.inf)
     final = meter.final_frame()
     if final:
         await client.send(final)
@@ -172,7 +171,7 @@ async def _carry(
     client: Client,
     meter: Meter,
     splitter: Splitter,
-    patience: Patience,
+    deadline: Deadline,
     idle_s: float,
     pump: Pump | None,
 ) -> bool:
@@ -181,7 +180,7 @@ async def _carry(
     while (part := await _next_part(connection, meter)) is not None:
         events = meter.pass_on(splitter.feed(part))
         if events:
-            patience.extend(math.inf)
+            deadline.extend(math.inf)
             if not client.started:
                 await client.start(exchange.head.status, exchange.headers)
             await client.send(events)
@@ -193,7 +192,7 @@ async def _carry(
                     pump = None
                 else:
                     return True
-        patience.extend(math.inf if meter.ended else idle_s)
+        deadline.extend(math.inf if meter.ended else idle_s)
     return False
 
 

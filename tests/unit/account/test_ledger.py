@@ -2,8 +2,11 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
-from sluicegate.account.ledger import AlreadySettledError, Ledger, Record
+from sluicegate.account.ledger import AlreadySettledError, Ledger
+from sluicegate.account.record import LOGGED, Record
 from sluicegate.observe.metrics import Metrics
 from sluicegate.outcome import Outcome
 from tests.unit.observe.captured import Captured
@@ -26,7 +29,7 @@ class Book:
         self._captured = Captured("json")
         self.clock = Clock()
         self.metrics = Metrics([CHAT, "/tokenize"], "0")
-        self.ledger = Ledger(self.metrics, self._captured.log, self.clock)
+        self.ledger = Ledger([self.metrics.settled, self._captured.log.settled], self.clock)
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels)
@@ -227,11 +230,44 @@ def test_times_out_of_order_are_never_negative() -> None:
     assert (record.queue_s, record.ttft_s, record.total_s) == (0.0, 0.0, 0.0)
 
 
-def test_no_field_of_a_record_can_hold_an_answer(book: Book) -> None:
+def test_no_field_of_a_record_can_hold_an_answer() -> None:
     """Whoever adds a field decides here whether it may be logged; text is listed, one by one."""
-    assert {field.name for field in fields(Record) if field.type in (str, "str")} == {
-        "request_id",
-        "endpoint",
-        "model",
-        "detail",
-    }
+    texts = {field.name for field in fields(Record) if "str" in str(field.type)}
+    assert texts == {"request_id", "endpoint", "model", "model_used", "detail"}
+    assert texts - set(LOGGED) == {"model_used"}
+
+
+def test_every_sink_gets_each_settled_record_once() -> None:
+    first: list[Record] = []
+    second: list[Record] = []
+    ledger = Ledger([first.append, second.append], Clock())
+    one, another = ledger.open("r1", CHAT), ledger.open("r2", CHAT)
+    assert list(ledger.open_records) == [one, another]
+    ledger.settle(one, Outcome.SERVED)
+    assert first == second == [one]
+    assert list(ledger.open_records) == [another]
+    with pytest.raises(AlreadySettledError):
+        ledger.settle(one, Outcome.SERVED)
+    assert first == second == [one]
+
+
+async def test_none_open_returns_to_all_that_wait_when_the_last_request_ends() -> None:
+    ledger = Ledger([], Clock())
+    await ledger.none_open()
+    returned: list[int] = []
+
+    async def wait(number: int) -> None:
+        await ledger.none_open()
+        returned.append(number)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):  # an emptied ledger can fill and empty again
+            record = ledger.open("r", CHAT)
+            nursery.start_soon(wait, 1)
+            nursery.start_soon(wait, 2)
+            await wait_all_tasks_blocked()
+            assert returned == []
+            ledger.settle(record, Outcome.SERVED)
+            await wait_all_tasks_blocked()
+            assert sorted(returned) == [1, 2]
+            returned.clear()

@@ -1,4 +1,4 @@
-"""The Admission: slots and waiting places, taken and given back in every order that matters. On virtual time."""
+"""The Admission: slots and places in the queue, taken and released in every order that matters. On virtual time."""
 
 import dataclasses
 from collections.abc import AsyncIterator
@@ -9,16 +9,19 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from sluicegate.admit.admission import Admission
-from sluicegate.admit.ticket import Ticket, TicketState
+from sluicegate.admit.admission import CHANNEL_PLACES, Admission
+from sluicegate.admit.claim import ANYONE, Claim, Ticket, TicketState
 from sluicegate.config.schema import AdmissionConfig, QueueMode
+from sluicegate.engines.engine import Engines
 from sluicegate.outcome import Outcome, Refusal
+from tests.unit.engines.watched import make_engine
 
 
 @asynccontextmanager
 async def open_admission(**settings: Any) -> AsyncIterator[Admission]:
     """An Admission (one slot, unless told) whose controller is at its receive."""
-    admission = Admission(AdmissionConfig(**({"max_active": 1, "queue_max": 3, "queue_timeout_s": 10.0} | settings)))
+    config = AdmissionConfig(**({"max_active": 1, "queue_max": 3, "queue_timeout_s": 10.0} | settings))
+    admission = Admission(config, Engines([make_engine("engine", "m", slots=config.max_active)]))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(admission.run)
         await wait_all_tasks_blocked()
@@ -26,336 +29,410 @@ async def open_admission(**settings: Any) -> AsyncIterator[Admission]:
         nursery.cancel_scope.cancel()
 
 
+def reconfigure(admission: Admission, **settings: Any) -> None:
+    """Put other numbers in force, as a reload does."""
+    config = dataclasses.replace(admission.config, **settings)
+    admission.engines.default.slots.total_tokens = config.max_active
+    admission.reconfigure(config)
+
+
 def refused(admission: Admission) -> Refusal:
     with pytest.raises(Refusal) as caught:
-        admission.enter()
+        admission.enter(ANYONE)
     return caught.value
 
 
 async def test_a_free_slot_is_taken_at_the_door_without_a_task_switch() -> None:
     async with open_admission(max_active=2) as admission:
-        first, second = admission.enter(), admission.enter()
+        first, second = admission.enter(ANYONE), admission.enter(ANYONE)
         assert first.active
         assert second.active
-        assert (admission.active, admission.waiting) == (2, 0)
-        assert repr(admission) == "<Admission 2/2 active, 0 waiting>"
+        assert (admission.active, admission.queued) == (2, 0)
+        assert repr(admission) == "<Admission 2/2 active, 0 queued>"
 
 
 async def test_a_freed_slot_is_handed_on_in_the_step_that_frees_it() -> None:
     async with open_admission() as admission:
-        holder, waiter = admission.enter(), admission.enter()
-        assert waiter.waiting
-        await wait_all_tasks_blocked()  # the controller lines it up
+        holder, queued = admission.enter(ANYONE), admission.enter(ANYONE)
+        assert queued.queued
+        await wait_all_tasks_blocked()  # the controller queues it
         admission.settle(holder)
-        assert waiter.active
-        assert (admission.active, admission.waiting) == (1, 0)
-        await admission.wait(waiter)
-        admission.settle(waiter)
+        assert queued.active
+        assert (admission.active, admission.queued) == (1, 0)
+        await admission.wait(queued)
+        admission.settle(queued)
         assert admission.active == 0
 
 
 async def test_a_slot_freed_while_the_next_one_is_on_its_way_in_is_taken_by_it() -> None:
     async with open_admission() as admission:
-        holder, waiter = admission.enter(), admission.enter()
+        holder, queued = admission.enter(ANYONE), admission.enter(ANYONE)
         admission.settle(holder)
-        assert admission.waiting == 1, "the controller has had no turn yet"
-        later = admission.enter()
-        assert later.waiting, "nobody overtakes"
+        assert admission.queued == 1, "the controller has had no turn yet"
+        later = admission.enter(ANYONE)
+        assert later.queued, "nobody overtakes"
         await wait_all_tasks_blocked()
-        assert (waiter.state, later.state) == (TicketState.ACTIVE, TicketState.WAITING)
-        admission.settle(waiter)
+        assert (queued.state, later.state) == (TicketState.ACTIVE, TicketState.QUEUED)
+        admission.settle(queued)
         assert later.active
 
 
 async def test_slots_go_in_the_order_of_arrival_and_leavers_are_passed_over() -> None:
     async with open_admission(queue_max=4) as admission:
-        holder, *waiters = [admission.enter() for _ in range(5)]
-        assert [ticket.position for ticket in waiters] == [0, 1, 2, 3]
+        holder, *queueds = [admission.enter(ANYONE) for _ in range(5)]
+        assert [ticket.position for ticket in queueds] == [0, 1, 2, 3]
         await wait_all_tasks_blocked()
-        admission.settle(waiters[1])
-        assert admission.waiting == 3
+        admission.settle(queueds[1])
+        assert admission.queued == 3
         order = []
         while admission.active:
             admission.settle(holder)
-            granted = [ticket for ticket in waiters if ticket.active]
+            granted = [ticket for ticket in queueds if ticket.active]
             if granted:
                 (holder,) = granted
-                order.append(waiters.index(holder))
+                order.append(queueds.index(holder))
         assert order == [0, 2, 3]
 
 
 async def test_one_who_leaves_before_the_controllers_turn_leaves_no_trace() -> None:
     async with open_admission() as admission:
-        holder = admission.enter()
-        leaver = admission.enter()
+        holder = admission.enter(ANYONE)
+        leaver = admission.enter(ANYONE)
         admission.settle(leaver)
-        assert admission.waiting == 0
+        assert admission.queued == 0
         await wait_all_tasks_blocked()
         admission.settle(holder)
         await wait_all_tasks_blocked()
-        assert (admission.active, admission.waiting) == (0, 0)
-        assert admission.enter().active
+        assert (admission.active, admission.queued) == (0, 0)
+        assert admission.enter(ANYONE).active
 
 
-async def test_the_line_is_bounded_wherever_they_wait() -> None:
+async def test_the_queue_is_bounded_in_channel_and_queue_together() -> None:
     async with open_admission(queue_max=2) as admission:
-        admission.enter()
-        waiters = [admission.enter()]
+        admission.enter(ANYONE)
+        queueds = [admission.enter(ANYONE)]
         await wait_all_tasks_blocked()
-        waiters.append(admission.enter())  # one in the line, one on its way in
+        queueds.append(admission.enter(ANYONE))  # one in the queue, one in the channel
         refusal = refused(admission)
         assert (refusal.outcome, refusal.status, refusal.retry_after_s) == (Outcome.SHED_QUEUE_FULL, 429, 1)
-        assert "2 requests already wait" in refusal.message
-        admission.settle(waiters[0])
-        assert admission.enter().waiting
+        assert "the queue is full (2)" in refusal.message
+        admission.settle(queueds[0])
+        assert admission.enter(ANYONE).queued
 
 
-async def test_a_way_in_full_of_leavers_refuses_until_the_controller_has_cleared_it() -> None:
+async def test_a_channel_full_of_withdrawn_requests_refuses_until_the_controller_has_cleared_it() -> None:
     async with open_admission(queue_max=1) as admission:
-        admission.enter()
-        admission.settle(admission.enter())  # taken by the controller, which waits at its receive
-        admission.settle(admission.enter())  # fills the channel
-        assert admission.waiting == 0
+        admission.enter(ANYONE)
+        for _ in range(CHANNEL_PLACES + 1):  # the controller, which waits for an arrival, takes the first
+            admission.settle(admission.enter(ANYONE))
+        assert admission.queued == 0
         assert refused(admission).outcome is Outcome.SHED_QUEUE_FULL
-        assert admission.waiting == 0
+        assert admission.queued == 0
         await wait_all_tasks_blocked()
-        assert admission.enter().waiting
+        assert admission.enter(ANYONE).queued
 
 
 async def test_without_waiting_places_nobody_waits() -> None:
     async with open_admission(queue_max=0) as admission:
-        holder = admission.enter()
+        holder = admission.enter(ANYONE)
         assert refused(admission).outcome is Outcome.SHED_QUEUE_FULL
         admission.settle(holder)
-        assert admission.enter().active
+        assert admission.enter(ANYONE).active
 
 
 async def test_reject_mode_refuses_at_once(mock_clock: MockClock) -> None:
     async with open_admission(queue_mode=QueueMode.REJECT) as admission:
-        holder = admission.enter()
+        holder = admission.enter(ANYONE)
         mock_clock.jump(7.5)
         admission.settle(holder)
-        admission.enter()
+        admission.enter(ANYONE)
         refusal = refused(admission)
         assert (refusal.outcome, refusal.status, refusal.retry_after_s) == (Outcome.SHED_BUSY, 429, 8)
-        assert "All 1 slots are busy. Retry after 8 s." in refusal.message
+        assert "All slots are busy (1). Retry after 8 s." in refusal.message
 
 
-async def test_who_waits_longer_than_the_queue_timeout_is_refused_then(autojump_clock: MockClock) -> None:
+async def test_queued_requests_longer_than_the_queue_timeout_is_refused_then(autojump_clock: MockClock) -> None:
     async with open_admission(queue_timeout_s=10.0) as admission:
-        admission.enter()
-        waiter = admission.enter()
+        admission.enter(ANYONE)
+        queued = admission.enter(ANYONE)
         began = trio.current_time()
         with pytest.raises(Refusal) as caught:
-            await admission.wait(waiter)
+            await admission.wait(queued)
         assert trio.current_time() - began == pytest.approx(10.0)
         assert (caught.value.outcome, caught.value.status) == (Outcome.SHED_QUEUE_TIMEOUT, 503)
-        admission.settle(waiter)
-        assert admission.waiting == 0
+        admission.settle(queued)
+        assert admission.queued == 0
 
 
 async def test_the_timeout_counts_from_the_arrival_not_from_the_wait(mock_clock: MockClock) -> None:
     async with open_admission(queue_timeout_s=10.0) as admission:
-        admission.enter()
-        waiter = admission.enter()
+        admission.enter(ANYONE)
+        queued = admission.enter(ANYONE)
         mock_clock.jump(10.0)
         with pytest.raises(Refusal):
-            await admission.wait(waiter)
+            await admission.wait(queued)
 
 
 async def test_a_slot_that_comes_in_the_instant_of_the_deadline_is_taken(mock_clock: MockClock) -> None:
     async with open_admission(queue_timeout_s=10.0) as admission:
-        holder, waiter = admission.enter(), admission.enter()
+        holder, queued = admission.enter(ANYONE), admission.enter(ANYONE)
         await wait_all_tasks_blocked()
         mock_clock.jump(10.0)
         admission.settle(holder)
-        await admission.wait(waiter)
-        assert waiter.active
+        await admission.wait(queued)
+        assert queued.active
 
 
 async def test_a_hopeless_wait_is_refused_at_the_door(mock_clock: MockClock) -> None:
     async with open_admission(queue_timeout_s=10.0) as admission:
-        holder = admission.enter()
+        holder = admission.enter(ANYONE)
         mock_clock.jump(12.0)
         admission.settle(holder)
-        admission.enter()
+        admission.enter(ANYONE)
         refusal = refused(admission)
         assert (refusal.outcome, refusal.status, refusal.retry_after_s) == (Outcome.SHED_QUEUE_TIMEOUT, 503, 12)
         assert "expected wait of 12 s exceeds the queue timeout of 10 s" in refusal.message
 
 
-async def test_a_drain_turns_away_all_who_wait_and_keeps_who_has_a_slot() -> None:
+async def test_a_drain_sheds_the_queue_and_keeps_active_requests() -> None:
     async with open_admission() as admission:
-        holder, lined_up = admission.enter(), admission.enter()
+        holder, in_the_queue = admission.enter(ANYONE), admission.enter(ANYONE)
         await wait_all_tasks_blocked()
-        on_its_way = admission.enter()
-        in_the_channel = admission.enter()
+        on_its_way = admission.enter(ANYONE)
+        in_the_channel = admission.enter(ANYONE)
         admission.drain()
-        assert (holder.state, lined_up.state) == (TicketState.ACTIVE, TicketState.SHED)
+        assert (holder.state, in_the_queue.state) == (TicketState.ACTIVE, TicketState.SHED)
         assert in_the_channel.state is TicketState.SHED
         await wait_all_tasks_blocked()
         assert on_its_way.state is TicketState.SHED, "the controller held it in its hand"
-        for ticket in (lined_up, on_its_way, in_the_channel):
+        for ticket in (in_the_queue, on_its_way, in_the_channel):
             with pytest.raises(Refusal) as caught:
                 await admission.wait(ticket)
             assert (caught.value.outcome, caught.value.status) == (Outcome.SHED_DRAINING, 503)
             admission.settle(ticket)
-        assert (admission.active, admission.waiting) == (1, 0)
+        assert (admission.active, admission.queued) == (1, 0)
         assert refused(admission).outcome is Outcome.SHED_DRAINING
         admission.settle(holder)
-        assert repr(admission) == "<Admission 0/1 active, 0 waiting, draining>"
+        assert repr(admission) == "<Admission 0/1 active, 0 queued, draining>"
 
 
 async def test_a_drain_passes_over_those_who_left_on_their_way_in() -> None:
     async with open_admission() as admission:
-        admission.enter()
-        admission.enter()  # to the controller's hand
-        leaver = admission.enter()
+        admission.enter(ANYONE)
+        admission.enter(ANYONE)  # to the controller's hand
+        leaver = admission.enter(ANYONE)
         admission.settle(leaver)
         admission.drain()
         await wait_all_tasks_blocked()
         assert leaver.state is TicketState.SETTLED
-        assert admission.waiting == 0
+        assert admission.queued == 0
 
 
-@pytest.mark.parametrize("state", [TicketState.ACTIVE, TicketState.WAITING, TicketState.SHED])
+@pytest.mark.parametrize("state", [TicketState.ACTIVE, TicketState.QUEUED, TicketState.SHED])
 async def test_a_ticket_settles_once(state: TicketState) -> None:
     async with open_admission() as admission:
-        holder, waiter = admission.enter(), admission.enter()
+        holder, queued = admission.enter(ANYONE), admission.enter(ANYONE)
         if state is TicketState.SHED:
             await wait_all_tasks_blocked()
             admission.drain()
-        ticket = holder if state is TicketState.ACTIVE else waiter
+        ticket = holder if state is TicketState.ACTIVE else queued
         assert ticket.state is state
         admission.settle(ticket)
-        before = (admission.active, admission.waiting)
+        before = (admission.active, admission.queued)
         with pytest.raises(RuntimeError, match="settled twice"):
             admission.settle(ticket)
-        assert (admission.active, admission.waiting) == before
+        assert (admission.active, admission.queued) == before
 
 
 async def test_cancelled_in_the_instant_of_its_grant_it_gives_the_slot_on() -> None:
     async with open_admission() as admission:
-        holder, waiter, next_one = admission.enter(), admission.enter(), admission.enter()
+        holder, queued, next_one = admission.enter(ANYONE), admission.enter(ANYONE), admission.enter(ANYONE)
         await wait_all_tasks_blocked()
 
         async def wait() -> None:
             try:
-                await admission.wait(waiter)
+                await admission.wait(queued)
             finally:
-                admission.settle(waiter)
+                admission.settle(queued)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await wait_all_tasks_blocked()
             admission.settle(holder)
-            assert waiter.active
+            assert queued.active
             nursery.cancel_scope.cancel()
         assert next_one.active
-        assert (admission.active, admission.waiting) == (1, 0)
+        assert (admission.active, admission.queued) == (1, 0)
 
 
-async def test_more_slots_go_to_those_who_wait_at_once() -> None:
+async def test_more_slots_go_to_queued_requests_at_once() -> None:
     async with open_admission() as admission:
-        admission.enter()
-        waiters = [admission.enter() for _ in range(3)]
+        admission.enter(ANYONE)
+        queueds = [admission.enter(ANYONE) for _ in range(3)]
         await wait_all_tasks_blocked()
-        admission.reconfigure(dataclasses.replace(admission.config, max_active=3))
-        assert [ticket.state for ticket in waiters] == [TicketState.ACTIVE, TicketState.ACTIVE, TicketState.WAITING]
-        assert (admission.active, admission.waiting) == (3, 1)
-        await admission.wait(waiters[0])
+        reconfigure(admission, max_active=3)
+        assert [ticket.state for ticket in queueds] == [TicketState.ACTIVE, TicketState.ACTIVE, TicketState.QUEUED]
+        assert (admission.active, admission.queued) == (3, 1)
+        await admission.wait(queueds[0])
 
 
 async def test_fewer_slots_cut_nobody_off_and_let_nobody_in_until_enough_have_gone() -> None:
     async with open_admission(max_active=3) as admission:
-        holders = [admission.enter() for _ in range(3)]
-        waiter = admission.enter()
+        holders = [admission.enter(ANYONE) for _ in range(3)]
+        queued = admission.enter(ANYONE)
         await wait_all_tasks_blocked()
-        admission.reconfigure(dataclasses.replace(admission.config, max_active=1))
+        reconfigure(admission, max_active=1)
         for holder in holders[:2]:
             admission.settle(holder)
-            assert waiter.waiting
+            assert queued.queued
         assert admission.active == 1
         admission.settle(holders[2])
-        assert waiter.active
+        assert queued.active
 
 
-async def test_a_shorter_line_keeps_those_who_stand_in_it_in_their_order() -> None:
+async def test_a_shorter_queue_keeps_those_that_are_in_it_in_their_order() -> None:
     async with open_admission(queue_max=3) as admission:
-        holder = admission.enter()
-        waiters = [admission.enter() for _ in range(3)]  # one in the controller's hand, two on their way in
-        admission.reconfigure(dataclasses.replace(admission.config, queue_max=1))
+        holder = admission.enter(ANYONE)
+        queueds = [admission.enter(ANYONE) for _ in range(3)]  # one in the controller's hand, two on their way in
+        reconfigure(admission, queue_max=1)
         assert refused(admission).outcome is Outcome.SHED_QUEUE_FULL
         await wait_all_tasks_blocked()
-        for waiter in waiters:
+        for queued in queueds:
             admission.settle(holder)
-            assert waiter.active
-            holder = waiter
-        assert admission.enter().waiting, "one place is left"
+            assert queued.active
+            holder = queued
+        assert admission.enter(ANYONE).queued, "one place is left"
 
 
-async def test_a_longer_line_has_its_places_at_once_and_in_order() -> None:
+async def test_a_longer_queue_has_its_places_at_once_and_in_order() -> None:
     async with open_admission(queue_max=1) as admission:
-        holder, first = admission.enter(), admission.enter()
-        admission.reconfigure(dataclasses.replace(admission.config, queue_max=4))
-        later = [admission.enter() for _ in range(3)]
+        holder, first = admission.enter(ANYONE), admission.enter(ANYONE)
+        reconfigure(admission, queue_max=4)
+        later = [admission.enter(ANYONE) for _ in range(3)]
         assert refused(admission).outcome is Outcome.SHED_QUEUE_FULL
         await wait_all_tasks_blocked()
-        for waiter in (first, *later):
+        for queued in (first, *later):
             admission.settle(holder)
-            assert waiter.active
-            holder = waiter
+            assert queued.active
+            holder = queued
 
 
 async def test_another_mode_holds_for_those_who_come_now() -> None:
     async with open_admission() as admission:
-        holder, waiter = admission.enter(), admission.enter()
+        holder, queued = admission.enter(ANYONE), admission.enter(ANYONE)
         await wait_all_tasks_blocked()
-        admission.reconfigure(dataclasses.replace(admission.config, queue_mode=QueueMode.REJECT))
+        reconfigure(admission, queue_mode=QueueMode.REJECT)
         assert refused(admission).outcome is Outcome.SHED_BUSY
         admission.settle(holder)
-        assert waiter.active
+        assert queued.active
 
 
-async def test_a_drain_after_a_new_bound_turns_away_those_on_their_old_way_in() -> None:
+async def test_a_drain_after_a_new_limit_sheds_what_is_in_the_channel() -> None:
     async with open_admission(queue_max=3) as admission:
-        admission.enter()
-        waiters = [admission.enter() for _ in range(3)]
-        admission.reconfigure(dataclasses.replace(admission.config, queue_max=2))
+        admission.enter(ANYONE)
+        queueds = [admission.enter(ANYONE) for _ in range(3)]
+        reconfigure(admission, queue_max=2)
         admission.drain()
         await wait_all_tasks_blocked()
-        assert {ticket.state for ticket in waiters} == {TicketState.SHED}
-        assert admission.waiting == 0
+        assert {ticket.state for ticket in queueds} == {TicketState.SHED}
+        assert admission.queued == 0
 
 
 async def test_the_controller_proves_that_it_goes_round() -> None:
     async with open_admission(queue_max=1) as admission:
-        holder, waiter = admission.enter(), admission.enter()
+        holder, queued = admission.enter(ANYONE), admission.enter(ANYONE)
         with trio.fail_after(5):
             await admission.prove()
-        assert admission.waiting == 1
+        assert admission.queued == 1
         admission.settle(holder)
-        assert waiter.active
+        assert queued.active
         with trio.fail_after(5):
             await admission.prove()
 
 
-async def test_a_proof_outlasts_a_new_way_in_and_a_drain() -> None:
+async def test_many_proofs_outlast_new_limits_and_a_drain() -> None:
     async with open_admission(queue_max=1) as admission, trio.open_nursery() as nursery:
-        for _ in range(4):  # more than the way in holds
+        for _ in range(4):
             nursery.start_soon(admission.prove)
-        admission.reconfigure(dataclasses.replace(admission.config, queue_max=2))
+        reconfigure(admission, queue_max=2)
         await trio.lowlevel.checkpoint()
-        admission.reconfigure(dataclasses.replace(admission.config, queue_max=3))
+        reconfigure(admission, queue_max=3)
         admission.drain()
 
 
 async def test_without_its_controller_there_is_no_proof(autojump_clock: MockClock) -> None:
-    admission = Admission(AdmissionConfig())
-    with trio.move_on_after(3600) as patience:
+    admission = Admission(AdmissionConfig(), Engines([make_engine()]))
+    with trio.move_on_after(3600) as deadline:
         await admission.prove()
-    assert patience.cancelled_caught
+    assert deadline.cancelled_caught
 
 
-def test_a_ticket_tells_its_state() -> None:
-    assert repr(Ticket(1.5, 0)) == "<Ticket waiting arrived=1.500 granted=None>"
+async def test_a_controller_that_starts_late_proves_itself(autojump_clock: MockClock) -> None:
+    admission = Admission(AdmissionConfig(), Engines([make_engine()]))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(admission.prove)
+        await wait_all_tasks_blocked()
+        async with trio.open_nursery() as running:
+            running.start_soon(admission.run)
+            await wait_all_tasks_blocked()
+            assert not [task for task in nursery.child_tasks if "prove" in task.name]
+            running.cancel_scope.cancel()
+
+
+async def test_a_controller_that_does_not_take_in_what_was_sent_gives_no_proof(autojump_clock: MockClock) -> None:
+    admission = Admission(AdmissionConfig(max_active=1), Engines([make_engine()]))
+    admission.enter(ANYONE)
+    admission.enter(ANYONE)
+    with trio.move_on_after(3600) as deadline:
+        await admission.prove()
+    assert deadline.cancelled_caught
+
+
+async def test_slots_of_two_engines_are_filled_evenly_and_each_is_released_where_it_was_taken() -> None:
+    first, second = make_engine("a", "m", slots=2), make_engine("b", "m", slots=2)
+    admission = Admission(AdmissionConfig(), Engines([first, second]))
+    tickets = [admission.enter(Claim(model="m")) for _ in range(4)]
+    assert [ticket.engine for ticket in tickets] == [first, second, first, second]
+    assert admission.enter(Claim(model="m")).queued
+    admission.settle(tickets[1])
+    assert (first.slots.borrowed_tokens, second.slots.borrowed_tokens) == (2, 1)
+
+
+async def test_a_request_for_a_free_engine_passes_those_that_queue_for_a_full_one() -> None:
+    first, second = make_engine("a", "m", slots=1), make_engine("b", "n", slots=1)
+    admission = Admission(AdmissionConfig(), Engines([first, second]))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(admission.run)
+        holder, queued = admission.enter(Claim(model="m")), admission.enter(Claim(model="m"))
+        await wait_all_tasks_blocked()
+        passing = admission.enter(Claim(model="n"))
+        assert (passing.engine, queued.queued) == (second, True)
+        admission.settle(passing)
+        assert queued.queued, "its engine is still full"
+        admission.settle(holder)
+        assert queued.engine is first
+        nursery.cancel_scope.cancel()
+
+
+async def test_move_takes_a_free_slot_elsewhere_and_gives_its_own_to_the_queue() -> None:
+    first, second = make_engine("a", "m", slots=1), make_engine("b", "m", slots=1)
+    admission = Admission(AdmissionConfig(), Engines([first, second]))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(admission.run)
+        moving, other = admission.enter(ANYONE), admission.enter(ANYONE)
+        assert admission.move(moving, {first}) is None, "no other slot is free"
+        assert moving.engine is first
+        queued = admission.enter(ANYONE)
+        await wait_all_tasks_blocked()
+        second.slots.total_tokens = 2
+        assert admission.move(moving, {first}) is second
+        assert (moving.engine, queued.engine) == (second, first)
+        assert admission.move(moving, {first, second}) is None
+        for ticket in (moving, other, queued):
+            admission.settle(ticket)
+        assert admission.active == 0
+        nursery.cancel_scope.cancel()
+
+
+def test_a_ticket_shows_its_state() -> None:
+    assert repr(Ticket(ANYONE, 1.5, 0)) == "<Ticket queued arrived=1.500 granted=None>"

@@ -1,4 +1,4 @@
-"""The decisions at the door: a row of the issue's table each, and the arithmetic of Retry-After."""
+"""Verdicts on arrivals that get no slot, and the arithmetic of Retry-After."""
 
 import dataclasses
 
@@ -17,11 +17,11 @@ from sluicegate.admit.estimate import (
 )
 from sluicegate.config.schema import QueueMode
 
-#: Two slots, both busy; room for three to wait.
+#: Two slots, both busy; room for three in the queue.
 BUSY = View(
-    active=2,
-    max_active=2,
-    waiting=0,
+    slots=2,
+    queued=0,
+    ahead=0,
     queue_max=3,
     queue_timeout_s=60.0,
     mode=QueueMode.QUEUE,
@@ -37,76 +37,66 @@ def but(**changes: object) -> View:
 @pytest.mark.parametrize(
     ("view", "verdict"),
     [
-        (but(active=0), Verdict.GO),
-        (but(active=1), Verdict.GO),
-        (but(active=1, queue_max=0), Verdict.GO),
-        (but(active=1, mode=QueueMode.REJECT), Verdict.GO),
-        (but(), Verdict.WAIT),
-        (but(waiting=2), Verdict.WAIT),
-        (but(waiting=3), Verdict.QUEUE_FULL),
+        (but(), Verdict.QUEUE),
+        (but(queued=2, ahead=2), Verdict.QUEUE),
+        (but(queued=3), Verdict.QUEUE_FULL),
         (but(queue_max=0), Verdict.QUEUE_FULL),
         (but(mode=QueueMode.REJECT), Verdict.BUSY),
-        (but(active=0, draining=True), Verdict.DRAINING),
+        (but(mode=QueueMode.REJECT, queued=3), Verdict.BUSY),
+        (but(draining=True), Verdict.DRAINING),
         (but(draining=True, mode=QueueMode.REJECT), Verdict.DRAINING),
     ],
 )
-def test_the_table_at_the_door(view: View, verdict: Verdict) -> None:
+def test_the_table_of_verdicts(view: View, verdict: Verdict) -> None:
     assert decide(view) is verdict
 
 
-@pytest.mark.parametrize("mode", QueueMode)
-def test_nobody_overtakes_one_who_still_waits_for_a_slot_that_is_free(mode: QueueMode) -> None:
-    assert decide(but(active=1, waiting=1, mode=mode)) is not Verdict.GO
+def test_a_wait_beyond_the_timeout_is_hopeless() -> None:
+    # The third in the queue waits for three completions at 2 per 40 s.
+    assert expected_wait_s(but(ahead=2, slot_time_s=40.0)) == 60.0
+    assert decide(but(ahead=2, slot_time_s=40.0)) is Verdict.QUEUE
+    assert decide(but(ahead=2, slot_time_s=40.1)) is Verdict.HOPELESS
 
 
-def test_more_slots_held_than_there_are_lets_nobody_in() -> None:
-    assert decide(but(active=3, max_active=1)) is Verdict.WAIT
+def test_the_wait_depends_on_what_is_ahead_not_on_what_is_queued() -> None:
+    assert expected_wait_s(but(queued=99, ahead=1, slot_time_s=10.0)) == 10.0
 
 
-def test_a_wait_that_would_outlast_the_queue_timeout_is_refused_at_once() -> None:
-    # The third in line waits for three completions at 2 per 40 s.
-    assert expected_wait_s(but(waiting=2, slot_time_s=40.0)) == 60.0
-    assert decide(but(waiting=2, slot_time_s=40.0)) is Verdict.WAIT
-    assert decide(but(waiting=2, slot_time_s=40.1)) is Verdict.HOPELESS
+def test_a_full_queue_is_full_even_if_the_wait_were_hopeless_too() -> None:
+    assert decide(but(queued=3, ahead=3, slot_time_s=1e6)) is Verdict.QUEUE_FULL
 
 
-def test_a_full_line_is_full_even_if_the_wait_were_hopeless_too() -> None:
-    assert decide(but(waiting=3, slot_time_s=1e6)) is Verdict.QUEUE_FULL
-
-
-def test_while_nothing_was_measured_nobody_is_turned_away_for_the_wait() -> None:
-    assert expected_wait_s(but(waiting=2)) == 0.0
-    assert retry_after_s(but(waiting=2)) == 1
+def test_while_nothing_was_measured_nobody_is_refused_for_the_wait() -> None:
+    assert expected_wait_s(but(ahead=2)) == 0.0
+    assert retry_after_s(but(ahead=2)) == 1
 
 
 @pytest.mark.parametrize(
-    ("waiting", "slot_time_s", "seconds"),
+    ("ahead", "slot_time_s", "seconds"),
     [(0, 0.001, 1), (0, 2.0, 1), (0, 2.1, 2), (3, 5.0, 10), (99, 1e9, RETRY_AFTER_MAX_S)],
 )
-def test_retry_after_is_the_position_over_the_completion_rate(waiting: int, slot_time_s: float, seconds: int) -> None:
-    assert retry_after_s(but(waiting=waiting, slot_time_s=slot_time_s)) == seconds
+def test_retry_after_is_the_position_over_the_completion_rate(ahead: int, slot_time_s: float, seconds: int) -> None:
+    assert retry_after_s(but(ahead=ahead, slot_time_s=slot_time_s)) == seconds
 
 
 @given(
-    active=st.integers(0, 5),
-    max_active=st.integers(1, 5),
-    waiting=st.integers(0, 5),
+    slots=st.integers(1, 5),
+    queued=st.integers(0, 5),
+    ahead=st.integers(0, 5),
     queue_max=st.integers(0, 5),
     queue_timeout_s=st.floats(0.01, 86400),
     mode=st.sampled_from(QueueMode),
     draining=st.booleans(),
     slot_time_s=st.none() | st.floats(0, 1e9),
 )
-def test_whatever_the_view_the_bounds_hold_after_the_decision(**values: object) -> None:
+def test_whatever_the_view_the_bounds_hold_after_the_verdict(**values: object) -> None:
     view = View(**values)  # type: ignore[arg-type]
     verdict = decide(view)
     assert (verdict is Verdict.DRAINING) is view.draining
-    if verdict is Verdict.GO:
-        assert view.active < view.max_active
-        assert not view.waiting
-    if verdict is Verdict.WAIT:
-        assert view.waiting < view.queue_max
+    if verdict is Verdict.QUEUE:
+        assert view.queued < view.queue_max
         assert view.mode is QueueMode.QUEUE
+        assert expected_wait_s(view) <= view.queue_timeout_s
     if verdict is Verdict.BUSY:
         assert view.mode is QueueMode.REJECT
     assert 1 <= retry_after_s(view) <= RETRY_AFTER_MAX_S

@@ -1,40 +1,34 @@
-"""The line: first come, first served, and leaving from anywhere in it."""
+"""The queue: first come, first served, and withdrawal from anywhere in it."""
 
-import pytest
-
-from sluicegate.admit.queue import Line
-from sluicegate.admit.ticket import Ticket
+from sluicegate.admit.claim import ANYONE, Ticket
+from sluicegate.admit.queue import Queue
 
 
 def tickets(count: int) -> list[Ticket]:
-    return [Ticket(float(rank), rank) for rank in range(count)]
+    return [Ticket(ANYONE, float(rank), rank) for rank in range(count)]
 
 
 def test_first_come_first_served() -> None:
-    line, arrivals = Line(), tickets(3)
-    for ticket in arrivals:
-        line.push(ticket)
-    assert len(line) == 3
-    assert [line.pop() for _ in arrivals] == arrivals
-    assert len(line) == 0
+    queue, arrivals = Queue(), tickets(3)
+    assert list(queue) == []
+    for rank, ticket in enumerate(arrivals):
+        assert queue.ahead(ticket.claim) == rank
+        queue.push(ticket)
+    assert list(queue) == arrivals
+    assert len(queue) == 3
 
 
-def test_who_leaves_from_the_middle_is_passed_over() -> None:
-    line, (first, second, third) = Line(), tickets(3)
+def test_a_withdrawn_ticket_is_passed_over() -> None:
+    queue, (first, second, third) = Queue(), tickets(3)
     for ticket in (first, second, third):
-        line.push(ticket)
-    line.discard(second)
-    assert repr(line) == "<Line of 2>"
-    assert [line.pop(), line.pop()] == [first, third]
+        queue.push(ticket)
+    queue.discard(second)
+    assert list(queue) == [first, third]
+    assert repr(queue) == "<Queue of 2>"
 
 
-def test_who_is_not_in_the_line_may_leave_it_all_the_same() -> None:
-    line, (present, absent) = Line(), tickets(2)
-    line.push(present)
-    line.discard(absent)
-    assert line.pop() is present
-
-
-def test_nobody_can_be_taken_from_an_empty_line() -> None:
-    with pytest.raises(IndexError):
-        Line().pop()
+def test_a_ticket_that_is_not_in_the_queue_can_be_discarded() -> None:
+    queue, (present, absent) = Queue(), tickets(2)
+    queue.push(present)
+    queue.discard(absent)
+    assert list(queue) == [present]

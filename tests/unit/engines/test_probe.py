@@ -9,7 +9,7 @@ import trio
 
 from sluicegate.config.schema import Address, TcpAddress, UnixAddress
 from sluicegate.engines import probe as probe_module
-from sluicegate.engines.probe import PROBE_ANSWER_MAX, HttpProbe, ProbeRefused, ProbeTimeout, ProbeUnwell
+from sluicegate.engines.probe import PROBE_ANSWER_MAX, HttpProbe, ProbeRefused, ProbeTimeout, ProbeUnhealthy
 from tests.fakes.engine import MODEL, open_engine
 from tests.fakes.script import BEFORE_HEAD, Behaviour, Fault, Kind
 from tests.unit.engines.servers import answer_all, none_left, serving, tcp
@@ -62,7 +62,7 @@ async def test_no_model_loaded_is_an_empty_list() -> None:
 async def test_an_engine_that_says_it_is_unwell() -> None:
     async with open_engine() as engine:
         engine.healthy = False
-        with pytest.raises(ProbeUnwell, match="/health answers 503"):
+        with pytest.raises(ProbeUnhealthy, match="/health answers 503"):
             await probe_once(tcp(await engine.listen_tcp()))
 
 
@@ -120,7 +120,7 @@ async def test_an_engine_that_answers_byte_by_byte_does_not_outlast_the_whole_ti
 )
 async def test_an_answer_that_makes_no_sense(body: bytes, why: str) -> None:
     async with serving(partial(answer_all, body)) as address:
-        with pytest.raises(ProbeUnwell, match=why):
+        with pytest.raises(ProbeUnhealthy, match=why):
             await probe_once(address)
 
 

@@ -4,23 +4,22 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from sluicegate.config.schema import TcpAddress
-from sluicegate.engines.engine import Backend, EngineState
+from sluicegate.engines.engine import EngineState
 from sluicegate.engines.probe import (
     NOT_READY_INTERVAL_S,
     PROBE_TIMEOUTS_MAX,
     ProbeRefused,
     ProbeTimeout,
-    ProbeUnwell,
+    ProbeUnhealthy,
     watch,
 )
-from tests.unit.engines.watched import INTERVAL_S, ScriptedProbe, open_watch
+from tests.unit.engines.watched import INTERVAL_S, ScriptedProbe, make_engine, open_watch
 
 
 async def test_a_ready_engine_is_probed_at_the_set_pace(mock_clock: MockClock) -> None:
     async with open_watch(mock_clock) as watched:
-        assert watched.backend.up
-        assert (watched.backend.models, watched.backend.models_body) == (("m",), b"models")
+        assert watched.engine.up
+        assert (watched.engine.models, watched.engine.models_body) == (("m",), b"models")
         assert await watched.asked_after(INTERVAL_S - 0.1) == 1
         assert await watched.asked_after(0.1) == 2
 
@@ -31,7 +30,7 @@ async def test_one_that_is_not_ready_is_probed_faster(mock_clock: MockClock) -> 
         assert await watched.asked_after(NOT_READY_INTERVAL_S) == 3
         watched.probe.fails_with = None
         assert await watched.asked_after(NOT_READY_INTERVAL_S) == 4
-        assert watched.backend.up
+        assert watched.engine.up
         assert await watched.asked_after(NOT_READY_INTERVAL_S) == 4
 
 
@@ -39,7 +38,7 @@ async def test_a_pace_that_is_faster_still_holds_for_both(mock_clock: MockClock)
     probe = ScriptedProbe()
     probe.fails_with = ProbeTimeout
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, Backend("engine", TcpAddress("127.0.0.1", 1)), probe, lambda: 0.1)
+        nursery.start_soon(watch, make_engine(), probe, lambda: 0.1)
         await wait_all_tasks_blocked()
         mock_clock.jump(0.1)
         await wait_all_tasks_blocked()
@@ -51,16 +50,16 @@ async def test_a_refused_connection_counts_at_once(mock_clock: MockClock) -> Non
     async with open_watch(mock_clock) as watched:
         watched.probe.fails_with = lambda: ProbeRefused("nobody listens")
         await watched.asked_after(INTERVAL_S)
-        assert watched.backend.state is EngineState.DOWN
-        assert watched.backend.why == "the engine at 127.0.0.1:1 cannot be reached (nobody listens)"
+        assert watched.engine.state is EngineState.DOWN
+        assert watched.engine.why == "the engine at 127.0.0.1:1 cannot be reached (nobody listens)"
 
 
 async def test_an_unwell_answer_counts_at_once(mock_clock: MockClock) -> None:
     async with open_watch(mock_clock) as watched:
-        watched.probe.fails_with = lambda: ProbeUnwell("/health answers 503")
+        watched.probe.fails_with = lambda: ProbeUnhealthy("/health answers 503")
         await watched.asked_after(INTERVAL_S)
-        assert watched.backend.state is EngineState.DEGRADED
-        assert watched.backend.why == "the engine at 127.0.0.1:1 is unwell: /health answers 503"
+        assert watched.engine.state is EngineState.DEGRADED
+        assert watched.engine.why == "the engine at 127.0.0.1:1 is unhealthy: /health answers 503"
 
 
 async def test_a_ready_engine_may_be_silent_for_a_while(mock_clock: MockClock) -> None:
@@ -68,10 +67,10 @@ async def test_a_ready_engine_may_be_silent_for_a_while(mock_clock: MockClock) -
         watched.probe.fails_with = ProbeTimeout
         for _ in range(PROBE_TIMEOUTS_MAX - 1):
             await watched.asked_after(INTERVAL_S)
-            assert watched.backend.up
+            assert watched.engine.up
         await watched.asked_after(INTERVAL_S)
-        assert watched.backend.state is EngineState.DOWN
-        assert watched.backend.why == "the engine at 127.0.0.1:1 does not answer"
+        assert watched.engine.state is EngineState.DOWN
+        assert watched.engine.why == "the engine at 127.0.0.1:1 does not answer"
 
 
 async def test_only_timeouts_in_a_row_count(mock_clock: MockClock) -> None:
@@ -79,32 +78,32 @@ async def test_only_timeouts_in_a_row_count(mock_clock: MockClock) -> None:
         for _ in range(PROBE_TIMEOUTS_MAX):
             watched.probe.fails_with = ProbeTimeout
             await watched.asked_after(INTERVAL_S)
-            assert watched.backend.up
+            assert watched.engine.up
             watched.probe.fails_with = None
             await watched.asked_after(INTERVAL_S)
 
 
-@pytest.mark.parametrize("before", [ProbeRefused, lambda: ProbeUnwell("/health answers 503")])
+@pytest.mark.parametrize("before", [ProbeRefused, lambda: ProbeUnhealthy("/health answers 503")])
 async def test_silence_of_one_that_was_not_ready_counts_at_once(mock_clock: MockClock, before: type[Exception]) -> None:
     async with open_watch(mock_clock, before) as watched:
         watched.probe.fails_with = ProbeTimeout
         await watched.asked_after(NOT_READY_INTERVAL_S)
-        assert watched.backend.state is EngineState.STARTING
-        assert watched.backend.why == "the engine at 127.0.0.1:1 does not answer"
+        assert watched.engine.state is EngineState.STARTING
+        assert watched.engine.why == "the engine at 127.0.0.1:1 does not answer"
 
 
 async def test_a_failed_request_has_it_probed_at_once(mock_clock: MockClock) -> None:
     async with open_watch(mock_clock) as watched:
-        watched.backend.failed("refused")
-        assert watched.backend.state is EngineState.DOWN
+        watched.engine.failed("refused")
+        assert watched.engine.state is EngineState.DOWN
         assert await watched.asked_after(0) == 2
-        assert watched.backend.up
+        assert watched.engine.up
 
 
 async def test_who_finds_it_broken_may_have_it_probed_without_taking_it_out(mock_clock: MockClock) -> None:
     async with open_watch(mock_clock) as watched:
-        watched.backend.wake_prober()
-        assert watched.backend.up
+        watched.engine.wake_prober()
+        assert watched.engine.up
         assert await watched.asked_after(0) == 2
         assert await watched.asked_after(INTERVAL_S - 0.1) == 2
         assert await watched.asked_after(0.1) == 3
@@ -115,7 +114,7 @@ async def test_a_failure_during_a_probe_is_not_overruled_by_its_answer(mock_cloc
         watched.probe.hold = trio.Event()
         assert await watched.asked_after(INTERVAL_S) == 2
         watched.probe.fails_with = ProbeRefused  # but the engine had answered the probe under way before it went
-        watched.backend.failed("refused")
+        watched.engine.failed("refused")
         watched.probe.hold.set()
         assert await watched.asked_after(0) == 3
-        assert watched.backend.state is EngineState.DOWN
+        assert watched.engine.state is EngineState.DOWN

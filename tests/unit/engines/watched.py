@@ -7,11 +7,28 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sluicegate.config.schema import TcpAddress
-from sluicegate.engines.engine import Backend
+from sluicegate.engines.engine import Engine
 from sluicegate.engines.probe import watch
+from sluicegate.relay.pool import Pool
+from sluicegate.relay.wire import Wire
 
 INTERVAL_S = 10.0
 READY = (("m",), b"models")
+
+
+async def nobody_listens() -> Wire:
+    raise ConnectionRefusedError
+
+
+def make_engine(
+    name: str = "engine", *models: str, slots: int = 1, changed: Callable[[Engine], None] = lambda _: None
+) -> Engine:
+    """An engine to which no connection can be made; up if it has models."""
+    address = TcpAddress("127.0.0.1", 1)
+    engine = Engine(name, address, Pool(nobody_listens), trio.CapacityLimiter(slots), changed)
+    if models:
+        engine.ready(models, f"models of {name}".encode())
+    return engine
 
 
 class ScriptedProbe:
@@ -37,7 +54,7 @@ class Watched:
 
     def __init__(self, clock: MockClock) -> None:
         self.clock = clock
-        self.backend = Backend("engine", TcpAddress("127.0.0.1", 1))
+        self.engine = make_engine("engine")
         self.probe = ScriptedProbe()
 
     async def asked_after(self, seconds: float) -> int:
@@ -53,7 +70,7 @@ async def open_watch(clock: MockClock, fails_with: Callable[[], Exception] | Non
     watched = Watched(clock)
     watched.probe.fails_with = fails_with
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, watched.backend, watched.probe, lambda: INTERVAL_S)
+        nursery.start_soon(watch, watched.engine, watched.probe, lambda: INTERVAL_S)
         await wait_all_tasks_blocked()
         yield watched
         nursery.cancel_scope.cancel()

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sluicegate.account.record import LOGGED
 from sluicegate.observe.journal import ENTRY_MAX_BYTES, INLINE_MAX_CHARS, Journal, entry
-from sluicegate.observe.logs import Fields, Log
+from sluicegate.observe.logs import INFO, Fields, Log
 
 
 def parsed(data: bytes) -> dict[str, str]:
@@ -96,7 +97,8 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 
 def test_an_entry_has_the_line_its_priority_and_each_field_by_name(rig: Rig) -> None:
-    rig.log.request({"request_id": "abc", "outcome": "served", "status": 200, "stream": True, "queue_s": 0.25})
+    fields = {"request_id": "abc", "outcome": "served", "status": 200, "stream": True, "queue_s": 0.25}
+    rig.log.emit(INFO, "request", fields)
     assert rig.journald.received() == [
         {
             "MESSAGE": "request request_id=abc outcome=served status=200 stream=true queue_s=0.25",
@@ -141,8 +143,8 @@ def test_any_values_come_back_as_they_went(fields: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("character", ["x", "\U0010ffff", "\n", '"', "=", "😀"])
 def test_nothing_forges_a_field_and_every_field_at_its_longest_fits(rig: Rig, character: str) -> None:
-    fields = dict.fromkeys(Fields.__annotations__, character * 9999)
-    rig.log.emit(40, character * 9999, fields)  # type: ignore[arg-type]
+    fields = dict.fromkeys((*Fields.__annotations__, *LOGGED), character * 9999)
+    rig.log.emit(40, character * 9999, fields)
     (received,) = rig.journald.received()
     assert received.keys() == {
         "MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "SLUICEGATE_EVENT",
@@ -153,7 +155,7 @@ def test_nothing_forges_a_field_and_every_field_at_its_longest_fits(rig: Rig, ch
 
 
 def test_fields_that_nobody_named_are_left_out(rig: Rig) -> None:
-    rig.log.request({"prompt": "secret", "status": 200})  # type: ignore[typeddict-unknown-key]
+    rig.log.emit(INFO, "request", {"prompt": "secret", "status": 200})
     assert rig.journald.received()[0].keys() == {
         "MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "SLUICEGATE_EVENT", "SLUICEGATE_STATUS",
     }  # fmt: skip

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.observe.logs import Fields, Log, choose_format, is_journal
+from sluicegate.account.record import LOGGED, Record
+from sluicegate.observe.logs import ERROR, INFO, Fields, Log, choose_format, is_journal
 from sluicegate.observe.sink import LINE_MAX_BYTES
+from sluicegate.outcome import Outcome
 from tests.unit.observe.captured import NOON, Captured
 
-REQUEST: Fields = {
+REQUEST: dict[str, object] = {
     "request_id": "r1",
     "outcome": "served",
     "status": 200,
@@ -37,7 +39,7 @@ def as_text() -> Iterator[Captured]:
 
 
 def test_json_line(as_json: Captured) -> None:
-    as_json.log.request(REQUEST)
+    as_json.log.emit(INFO, "request", REQUEST)
     assert as_json.lines() == [
         '{"time":"2026-01-01T12:00:00.000Z","level":"info","event":"request","request_id":"r1","outcome":"served",'
         '"status":200,"stream":true,"queue_s":0.25,"completion_tokens":7}'
@@ -83,8 +85,8 @@ def test_levels(level: str, expected: list[str]) -> None:
     captured.log.info("one")
     captured.log.warning("one")
     captured.log.error("one")
-    captured.log.request(REQUEST)
-    captured.log.request(REQUEST, fault=True)
+    for outcome in (Outcome.SHED_BUSY, Outcome.ENGINE_ERROR):
+        captured.log.settled(Record("r1", "/v1/chat/completions", 0.0, outcome=outcome))
     assert [line["level"] for line in captured.objects()] == expected
     captured.close()
 
@@ -108,7 +110,7 @@ def test_only_known_fields_and_plain_values_come_through(format_: str) -> None:
         "status": 200,
         "engine": None,
     }
-    captured.log.request(careless)  # type: ignore[arg-type]
+    captured.log.emit(INFO, "request", careless)
     [line] = captured.lines()
     assert "my" not in line
     assert "bytes" in line
@@ -118,7 +120,7 @@ def test_only_known_fields_and_plain_values_come_through(format_: str) -> None:
 
 
 def test_not_a_number_is_null(as_json: Captured) -> None:
-    as_json.log.info("odd", seconds=float("nan"), queue_s=float("inf"))
+    as_json.log.emit(INFO, "odd", {"seconds": float("nan"), "queue_s": float("inf")})
     assert as_json.objects()[0] | {"time": ""} == {
         "time": "", "level": "info", "event": "odd", "seconds": None, "queue_s": None,
     }  # fmt: skip
@@ -131,7 +133,7 @@ HOSTILE = "a\nb\r\x00\x1b[2J\x7f\x9b1m\u2028\u2029\u202e\ud800\udcff\x85\x0b\x0c
 @pytest.mark.parametrize("format_", ["json", "text"])
 def test_control_characters_cannot_forge_a_line(format_: str) -> None:
     captured = Captured(format_)
-    captured.log.info(f"event{HOSTILE}", request_id=f"id{HOSTILE}", detail=f"x{HOSTILE}")
+    captured.log.emit(INFO, f"event{HOSTILE}", {"request_id": f"id{HOSTILE}", "detail": f"x{HOSTILE}"})
     raw = captured.raw()
     assert raw.count(b"\n") == 1
     assert raw.decode()[:-1].isprintable()
@@ -142,7 +144,7 @@ def test_control_characters_cannot_forge_a_line(format_: str) -> None:
 def test_any_text_gives_one_printable_bounded_line(text: str, format_: str) -> None:
     captured = Captured(format_)
     try:
-        captured.log.info(text, request_id=text, endpoint=text, model=text, detail=text)
+        captured.log.emit(INFO, text, dict.fromkeys(("request_id", "endpoint", "model", "detail"), text))
         raw = captured.raw()
     finally:
         captured.close()
@@ -159,7 +161,7 @@ def test_any_text_gives_one_printable_bounded_line(text: str, format_: str) -> N
 @pytest.mark.parametrize("character", ["x", "\U0010ffff", "\n", '"', "😀"])
 def test_every_field_at_its_longest_still_fits_a_line(format_: str, character: str) -> None:
     captured = Captured(format_)
-    captured.log.emit(40, character * 9999, dict.fromkeys(Fields.__annotations__, character * 9999))  # type: ignore[arg-type]
+    captured.log.emit(ERROR, character * 9999, dict.fromkeys((*Fields.__annotations__, *LOGGED), character * 9999))
     raw = captured.raw()
     assert captured.dropped == 0
     assert raw.count(b"\n") == 1

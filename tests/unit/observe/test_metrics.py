@@ -1,13 +1,26 @@
 import os
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from sluicegate.account.record import Record
 from sluicegate.observe.metrics import MODELS_MAX, GpuReading, Metrics
 from sluicegate.outcome import Outcome
 
 CHAT = "/v1/chat/completions"
+FACTS = (
+    "model_used",
+    "latency_s",
+    "queue_s",
+    "ttft_s",
+    "inter_token_s",
+    "tokens_per_s",
+    "prompt_tokens",
+    "completion_tokens",
+)
 
 
 @pytest.fixture
@@ -19,13 +32,21 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 
 
+def settle(metrics: Metrics, endpoint: str, status: int | None, outcome: Outcome, **facts: Any) -> None:
+    """Settle a record of which no more is known than these facts."""
+    unknown = dict.fromkeys(FACTS)
+    record = SimpleNamespace(endpoint=endpoint, status=status, outcome=outcome, **(unknown | facts))
+    metrics.settled(cast(Record, record))
+
+
 def series(metrics: Metrics, name: str) -> list[dict[str, str]]:
     """Labels of every series of `name`."""
     return [s.labels for family in metrics.registry.collect() for s in family.samples if s.name == name]
 
 
 def test_a_settled_request_is_counted_everywhere(metrics: Metrics) -> None:
-    metrics.settled(
+    settle(
+        metrics,
         CHAT,
         200,
         Outcome.SERVED,
@@ -49,7 +70,7 @@ def test_a_settled_request_is_counted_everywhere(metrics: Metrics) -> None:
 
 
 def test_what_does_not_apply_is_not_observed(metrics: Metrics) -> None:
-    metrics.settled(CHAT, 429, Outcome.SHED_BUSY)
+    settle(metrics, CHAT, 429, Outcome.SHED_BUSY)
     assert value(metrics, "api_requests_total", endpoint=CHAT, status="429") == 1
     assert series(metrics, "api_request_latency_seconds_count") == []
     for name in (
@@ -63,7 +84,7 @@ def test_what_does_not_apply_is_not_observed(metrics: Metrics) -> None:
 
 
 def test_tokens_below_zero_are_not_counted(metrics: Metrics) -> None:
-    metrics.settled(CHAT, 200, Outcome.SERVED, prompt_tokens=-1, completion_tokens=-5)
+    settle(metrics, CHAT, 200, Outcome.SERVED, prompt_tokens=-1, completion_tokens=-5)
     assert value(metrics, "api_tokens_total", kind="prompt") == 0
     assert value(metrics, "api_tokens_total", kind="completion") == 0
 
@@ -75,10 +96,10 @@ def test_every_outcome_exists_before_it_happens(metrics: Metrics) -> None:
 
 def test_labels_stay_bounded_whatever_comes(metrics: Metrics) -> None:
     for attempt in range(1000):
-        metrics.settled(f"/etc/{attempt}", 404, Outcome.INVALID, latency_s=1.0)
-        metrics.settled(CHAT, 1000 + attempt, Outcome.ENGINE_ERROR, latency_s=1.0)
-        metrics.settled(CHAT, -attempt, Outcome.ENGINE_ERROR)
-    metrics.settled(CHAT, None, Outcome.CLIENT_GONE_QUEUED)
+        settle(metrics, f"/etc/{attempt}", 404, Outcome.INVALID, latency_s=1.0)
+        settle(metrics, CHAT, 1000 + attempt, Outcome.ENGINE_ERROR, latency_s=1.0)
+        settle(metrics, CHAT, -attempt, Outcome.ENGINE_ERROR)
+    settle(metrics, CHAT, None, Outcome.CLIENT_GONE_QUEUED)
     assert value(metrics, "api_requests_total", endpoint="other", status="404") == 1000
     assert value(metrics, "api_requests_total", endpoint=CHAT, status="none") == 2001
     assert len(series(metrics, "api_requests_total")) == 2
@@ -90,7 +111,7 @@ def test_labels_stay_bounded_whatever_comes(metrics: Metrics) -> None:
 
 @pytest.mark.parametrize(("status", "label"), [(100, "100"), (599, "599"), (99, "none"), (600, "none"), (0, "none")])
 def test_the_status_label_is_an_http_status_or_none(metrics: Metrics, status: int, label: str) -> None:
-    metrics.settled(CHAT, status, Outcome.SERVED)
+    settle(metrics, CHAT, status, Outcome.SERVED)
     assert series(metrics, "api_requests_total") == [{"endpoint": CHAT, "status": label}]
 
 
@@ -99,7 +120,7 @@ def test_gate_and_connections_are_read_at_the_scrape(metrics: Metrics) -> None:
     state |= {"timeout": 8, "connections": 9}
     metrics.bind_gate(
         active=lambda: state["active"],
-        waiting=lambda: state["waiting"],
+        queued=lambda: state["waiting"],
         max_active=lambda: state["slots"],
         queue_limit=lambda: state["limit"],
         queue_timeout_s=lambda: state["timeout"],
@@ -158,7 +179,7 @@ def test_a_gpu_or_reading_that_is_gone_leaves_no_stale_value(metrics: Metrics) -
 
 def test_two_daemons_in_one_process_do_not_mix(metrics: Metrics) -> None:
     other = Metrics([CHAT], "1.2.3")
-    other.settled(CHAT, 200, Outcome.SERVED)
+    settle(other, CHAT, 200, Outcome.SERVED)
     other.log_line_dropped()
     assert value(other, "api_log_lines_dropped_total") == 1
     assert value(metrics, "api_outcomes_total", outcome="served") == 0
@@ -194,7 +215,7 @@ def shortened(accept: object) -> str:
     ids=shortened,
 )
 def test_openmetrics_for_who_prefers_it(metrics: Metrics, accept: str) -> None:
-    metrics.settled(CHAT, 200, Outcome.SERVED, latency_s=1.0)
+    settle(metrics, CHAT, 200, Outcome.SERVED, latency_s=1.0)
     body, content_type = metrics.expose(accept)
     assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
     assert body.endswith(b"# EOF\n")
@@ -220,7 +241,7 @@ def test_openmetrics_for_who_prefers_it(metrics: Metrics, accept: str) -> None:
     ids=shortened,
 )
 def test_prometheus_text_for_everybody_else(metrics: Metrics, accept: str | None) -> None:
-    metrics.settled(CHAT, 200, Outcome.SERVED)
+    settle(metrics, CHAT, 200, Outcome.SERVED)
     body, content_type = metrics.expose(accept)
     assert content_type == "text/plain; version=0.0.4; charset=utf-8"
     families = {family.name: family for family in parse_text(body.decode())}
@@ -229,7 +250,7 @@ def test_prometheus_text_for_everybody_else(metrics: Metrics, accept: str | None
 
 @pytest.mark.parametrize("accept", [None, PROMETHEUS_3])
 def test_no_created_series(metrics: Metrics, accept: str | None) -> None:
-    metrics.settled(CHAT, 200, Outcome.SERVED, latency_s=1.0)
+    settle(metrics, CHAT, 200, Outcome.SERVED, latency_s=1.0)
     body, _ = metrics.expose(accept)
     assert b"_created" not in body
 
@@ -238,11 +259,11 @@ def test_no_created_series(metrics: Metrics, accept: str | None) -> None:
 
 
 def test_requests_and_tokens_are_counted_by_model(metrics: Metrics) -> None:
-    metrics.settled(CHAT, 200, Outcome.SERVED, model="a", prompt_tokens=3, completion_tokens=5)
-    metrics.settled(CHAT, 200, Outcome.SERVED, model="a", prompt_tokens=4)
-    metrics.settled(CHAT, 429, Outcome.SHED_BUSY, model="b")
-    metrics.settled(CHAT, 404, Outcome.INVALID, model="")
-    metrics.settled(CHAT, 400, Outcome.INVALID)
+    settle(metrics, CHAT, 200, Outcome.SERVED, model_used="a", prompt_tokens=3, completion_tokens=5)
+    settle(metrics, CHAT, 200, Outcome.SERVED, model_used="a", prompt_tokens=4)
+    settle(metrics, CHAT, 429, Outcome.SHED_BUSY, model_used="b")
+    settle(metrics, CHAT, 404, Outcome.INVALID, model_used="")
+    settle(metrics, CHAT, 400, Outcome.INVALID)
     assert value(metrics, "api_model_requests_total", model="a") == 2
     assert value(metrics, "api_model_requests_total", model="b") == 1
     assert value(metrics, "api_model_requests_total", model="other") == 1
@@ -263,9 +284,9 @@ def test_models_that_are_served_are_there_from_the_start(metrics: Metrics) -> No
 def test_there_are_no_more_models_than_the_bound(metrics: Metrics) -> None:
     metrics.serves(f"adapter-{number}" for number in range(MODELS_MAX))
     for number in range(1000):
-        metrics.settled(CHAT, 200, Outcome.SERVED, model=f"more-{number}", completion_tokens=1)
-    metrics.settled(CHAT, 200, Outcome.SERVED, model="adapter-31", completion_tokens=1)
-    metrics.settled(CHAT, 200, Outcome.SERVED, model="other", completion_tokens=1)
+        settle(metrics, CHAT, 200, Outcome.SERVED, model_used=f"more-{number}", completion_tokens=1)
+    settle(metrics, CHAT, 200, Outcome.SERVED, model_used="adapter-31", completion_tokens=1)
+    settle(metrics, CHAT, 200, Outcome.SERVED, model_used="other", completion_tokens=1)
     assert len(series(metrics, "api_model_requests_total")) == MODELS_MAX + 1
     assert value(metrics, "api_model_requests_total", model="other") == 1001
     assert value(metrics, "api_model_tokens_total", model="other", kind="completion") == 1001

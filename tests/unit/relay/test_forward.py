@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from sluicegate.exchange import Dialect, Endpoint, Headers, Request
 from sluicegate.relay.connection import EngineBroken
-from sluicegate.relay.forward import COPY_MAX, EngineUnreachable, Patience, begin
+from sluicegate.relay.forward import COPY_MAX, Deadline, EngineUnreachable, begin
 from sluicegate.relay.pool import Pool
 from tests.harness import SimBody
 from tests.unit.relay.scripted import ScriptedWire
@@ -172,13 +172,13 @@ async def test_cancelled_while_it_waits_for_the_head_it_gives_the_connection_bac
     assert (wire.closed, engine.pool.busy) == (True, 0)
 
 
-async def test_patience_is_never_longer_than_its_limit(mock_clock: MockClock) -> None:
+async def test_deadline_is_never_longer_than_its_limit(mock_clock: MockClock) -> None:
     now = trio.current_time()
-    patience = Patience(now + 10.0)
-    assert patience.scope.deadline == now + 10.0
-    patience.extend(3.0)
-    assert patience.scope.deadline == now + 3.0
-    patience.extend(float("inf"))
-    assert patience.scope.deadline == now + 10.0
-    assert not patience.limit_reached
-    assert Patience(now).limit_reached
+    deadline = Deadline(now + 10.0)
+    assert deadline.scope.deadline == now + 10.0
+    deadline.extend(3.0)
+    assert deadline.scope.deadline == now + 3.0
+    deadline.extend(float("inf"))
+    assert deadline.scope.deadline == now + 10.0
+    assert not deadline.limit_reached
+    assert Deadline(now).limit_reached

@@ -8,7 +8,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sluicegate.admit.admission import Admission
 from sluicegate.config.schema import AdmissionConfig
+from sluicegate.engines.engine import Engines
 from sluicegate.service.watchdog import feed
+from tests.unit.engines.watched import make_engine
 from tests.unit.observe.captured import Captured
 from tests.unit.relay.flows import PATIENCE_S, beat, freeze, open_pump, until
 
@@ -102,7 +104,7 @@ async def test_it_is_named_before_systemd_loses_its_patience(autojump_clock: Moc
 
 
 async def test_a_controller_that_does_not_run_starves_it(autojump_clock: MockClock) -> None:
-    admission = Admission(AdmissionConfig())
+    admission = Admission(AdmissionConfig(), Engines([make_engine()]))
     async with watched(controller=admission.prove) as it, trio.open_nursery() as nursery:
         await trio.sleep(10 * WITHIN_S)
         assert it.signs == []

@@ -1,0 +1,27 @@
+"""Who gets which slot: one pure function, called after each change."""
+
+from collections.abc import Iterable, Sequence
+
+from ..engines.choose import choose, eligible
+from ..engines.engine import Engine
+from .claim import Ticket
+
+
+def assign(queue: Iterable[Ticket], engines: Sequence[Engine]) -> list[tuple[Ticket, Engine]]:
+    """The tickets that get a slot now, each with its engine. Changes nothing.
+
+    `queue` in the order of service. A ticket is passed over only while all engines that may take it are full. After
+    the slots are granted, no free slot and queued ticket that fit each other are left.
+    """
+    free = {engine: int(engine.slots.available_tokens) for engine in engines if engine.slots.available_tokens >= 1}
+    granted = []
+    for ticket in queue:
+        if not free:
+            break
+        engine = choose(free, eligible(ticket.claim.model, engines))
+        if engine is not None:
+            granted.append((ticket, engine))
+            free[engine] -= 1
+            if not free[engine]:
+                del free[engine]
+    return granted

@@ -1,0 +1,169 @@
+"""Delivery: attempts at engines, and the deadlines of the answer, whole or a stream."""
+
+from collections.abc import AsyncGenerator, Callable, Collection
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import trio
+
+from .account.meter import StreamMeter, read_usage
+from .account.record import Record
+from .config.live import Live
+from .config.schema import TimeoutConfig
+from .dialects.sse import EventSplitter
+from .engines.engine import RETRY_AFTER_S, Engine, Engines
+from .exchange import Client, Request
+from .outcome import Outcome, Refusal
+from .relay.connection import EngineBroken
+from .relay.forward import Deadline, EngineUnreachable, Exchange, begin, stream
+from .relay.pump import EngineIdle, Pump
+
+T = TypeVar("T")
+
+#: Another engine for a call whose attempts at these have failed, with a slot there if it needs one; None: no other.
+Elsewhere = Callable[[Collection[Engine]], Engine | None]
+
+
+@dataclass(slots=True)
+class Call:
+    """One request on its way, with all that was made for it."""
+
+    request: Request
+    client: Client
+    record: Record
+    timeouts: TimeoutConfig  # those in force when it came: a reload does not move the deadlines of what runs
+    body: bytes | AsyncGenerator[bytes, None] = b""  # for the engine
+    stream: bool = False
+    usage_asked: bool = False  # the usage chunk of its stream belongs to the client
+    started_at: float | None = None  # at an engine's disposal from then on; deadlines and latencies count from it
+    answered: bool = False  # the dialect's own end of the stream has been sent
+    meter: StreamMeter | None = None
+    splitter: EventSplitter = field(default_factory=EventSplitter)
+
+
+class Delivery:
+    """Brings each call's answer from an engine to its client."""
+
+    def __init__(self, config: Live, engines: Engines, pump: Pump | None) -> None:
+        """Without a `pump` every stream takes the ordinary way (simulations have no sockets)."""
+        self._config = config
+        self._engines = engines
+        self._pump = pump
+        self._running: set[Deadline] = set()
+        self._cut = False
+
+    async def deliver(self, call: Call, engine: Engine, elsewhere: Elsewhere) -> Outcome:
+        """Send the call to `engine`, or if it gives no answer to another one, and its answer to the client.
+
+        Refusal if there is none; ClientGone or ClientStalled from the client.
+        """
+        timeouts = call.timeouts
+        deadline = Deadline(_known(call.started_at) + timeouts.request_s)
+        if call.stream:
+            deadline.extend(timeouts.first_token_s)
+        self._running.add(deadline)
+        try:
+            with deadline.scope:
+                engine, exchange = await self._begin(call, engine, elsewhere)
+                try:
+                    with exchange:
+                        return await self._answer(call, exchange, deadline)
+                except EngineBroken:
+                    engine.wake_prober()
+                    message = "The engine broke off in the middle of its answer. Retry."
+                    outcome = Outcome.ENGINE_TRUNCATED if call.client.started else Outcome.ENGINE_ERROR
+                    if not call.client.started:
+                        message = "The engine broke off before it answered. Retry."
+                    raise Refusal(outcome, 502, message) from None
+        except EngineIdle:
+            pass
+        finally:
+            self._running.discard(deadline)
+        raise self._too_late(call, deadline)
+
+    def cut(self) -> None:
+        """End all that runs now, each with an error in its dialect; for the end of the drain."""
+        self._cut = True
+        for deadline in self._running:
+            deadline.scope.cancel()
+
+    async def _begin(self, call: Call, engine: Engine, elsewhere: Elsewhere) -> tuple[Engine, Exchange]:
+        """Begin at `engine`; if that fails before a head, at each other one, unless the body is already spent."""
+        tried: set[Engine] = set()
+        while True:
+            tried.add(engine)
+            failure: Refusal | None = None
+            if not engine.up:
+                failure = self._engines.unavailable()
+            else:
+                try:
+                    return engine, await begin(engine.connections, call.request, call.body)
+                except EngineUnreachable as error:
+                    engine.failed(f"the engine at {engine.address} cannot be reached ({error.why})")
+                    message = "The engine could not be reached. Retry in a few seconds."
+                    failure = Refusal(Outcome.ENGINE_UNAVAILABLE, 503, message, retry_after_s=RETRY_AFTER_S)
+                except EngineBroken:
+                    engine.wake_prober()
+                    failure = Refusal(Outcome.ENGINE_ERROR, 502, "The engine broke off before it answered. Retry.")
+            other = elsewhere(tried) if isinstance(call.body, bytes) else None
+            if other is None:
+                raise failure
+            engine = other
+
+    async def _answer(self, call: Call, exchange: Exchange, deadline: Deadline) -> Outcome:
+        return await (self._stream if exchange.is_stream else self._whole)(call, exchange, deadline)
+
+    async def _stream(self, call: Call, exchange: Exchange, deadline: Deadline) -> Outcome:
+        record = call.record
+        clock = self._pump.clock if self._pump else trio.current_time
+        dialect = call.request.endpoint.dialect
+        meter = call.meter = StreamMeter(dialect, call.usage_asked, clock, _known(call.started_at))
+        try:
+            await stream(exchange, call.client, meter, call.splitter, deadline, call.timeouts.idle_s, self._pump)
+        finally:
+            if call.client.started:
+                record.status = exchange.head.status
+                call.answered = meter.ended and not meter.failed
+            record.first_at = meter.first_at
+            if meter.usage is not None:
+                record.prompt_tokens, record.completion_tokens = meter.usage.prompt, meter.usage.completion
+        return Outcome.ENGINE_ERROR if meter.failed else Outcome.SERVED
+
+    async def _whole(self, call: Call, exchange: Exchange, _: Deadline) -> Outcome:
+        body = await exchange.whole_body(self._config.current.limits.answer_max_bytes)
+        status = exchange.head.status
+        if status >= 500:
+            raise _engine_failed(status)
+        record = call.record
+        if (usage := read_usage(call.request.endpoint.dialect, body)) is not None:
+            record.prompt_tokens, record.completion_tokens = usage.prompt, usage.completion
+        record.status = status
+        await call.client.respond(status, exchange.headers, body)
+        return Outcome.SERVED if status < 400 else Outcome.INVALID
+
+    def _too_late(self, call: Call, deadline: Deadline) -> Refusal:
+        """The refusal of a call whose deadline has passed, or that was cut."""
+        timeouts = call.timeouts
+        if self._cut:
+            message = "The gateway shut down before the answer was complete. Retry."
+            return Refusal(Outcome.SHED_DRAINING, 503, message, retry_after_s=1)
+        if deadline.limit_reached:
+            message = f"The answer was not complete within {timeouts.request_s:g} s."
+            return Refusal(Outcome.TIMEOUT_TOTAL, 504, message)
+        if call.client.started:
+            return Refusal(Outcome.TIMEOUT_IDLE, 504, f"The engine sent nothing for {timeouts.idle_s:g} s.")
+        message = f"The engine did not begin to answer within {timeouts.first_token_s:g} s."
+        return Refusal(Outcome.TIMEOUT_FIRST_TOKEN, 504, message)
+
+
+def _engine_failed(status: int) -> Refusal:
+    """An engine's own 5xx. Overload (503) stays what it is; anything else is a bad gateway to the client."""
+    message = f"The engine failed with status {status}. Retry."
+    if status == 503:
+        return Refusal(Outcome.ENGINE_ERROR, 503, message, retry_after_s=RETRY_AFTER_S)
+    return Refusal(Outcome.ENGINE_ERROR, 502, message)
+
+
+def _known(value: T | None) -> T:
+    assert value is not None
+    return value
