@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from sluicegate import __version__
-from sluicegate.accept.server import bind
+from sluicegate.accept.sockets import bind
 from sluicegate.config.address import parse_engine
 from sluicegate.config.schema import Address, Config, TcpAddress
 from sluicegate.config.settings import SETTINGS, build

@@ -7,7 +7,7 @@ import trio
 
 from .accept.app import make_app
 from .accept.asgi import Gate
-from .accept.server import Listening
+from .accept.registry import Listening
 from .account.ledger import Ledger
 from .admit.admission import Admission
 from .config.live import Live

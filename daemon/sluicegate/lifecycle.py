@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import trio
 
 from . import __version__
-from .accept.server import adopt, bind, bound_address
+from .accept.sockets import adopt, bind, bound_address
 from .config.address import describes
 from .config.faults import ConfigError
 from .config.reload import changes, told, why_not

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from sluicegate.accept.server import bind
+from sluicegate.accept.sockets import bind
 from sluicegate.config.schema import UnixAddress
 from sluicegate.dialects.routes import ENDPOINTS
 from sluicegate.engines.engine import EngineState

@@ -49,7 +49,7 @@ Scrape = Callable[[str | None], Awaitable[tuple[bytes, str]]]
 def make_app(status: Status, expose: Expose, scrape: Scrape, unmatched: Unmatched) -> QuartTrio:
     """The application. Every answer carries x-request-id."""
     app = QuartTrio("sluicegate")
-    app.config["RESPONSE_TIMEOUT"] = None  # the socket's own deadline (server.py) is the one that counts
+    app.config["RESPONSE_TIMEOUT"] = None  # the socket's own deadline (hypercorn.py) is the one that counts
 
     @app.before_request
     async def identify() -> None:

@@ -22,8 +22,7 @@ from ..config.schema import Config
 from ..dialects.routes import ENDPOINTS
 from ..exchange import ClientGone, ClientStalled, Headers, Splice
 from .handler import Handler, Peer, Unmatched, present_peer
-from .http1 import PIECE
-from .intake import LINGER_S, declared_length, make_request, request_id, too_large, too_slow
+from .intake import LINGER_S, PIECE, declared_length, make_request, request_id, too_large, too_slow
 
 
 class Gate:
@@ -203,7 +202,7 @@ class AsgiClient:
         await self._emit(HTTPResponseBodyEvent(type="http.response.body", body=b"", more_body=False))
 
     async def _emit(self, event: ASGISendEvent) -> None:
-        # HTTP/2's flow control blocks here, above the socket whose own deadline is in server.py.
+        # HTTP/2's flow control blocks here, above the socket whose own deadline is in hypercorn.py.
         with trio.move_on_after(self._stall_s) as patience:
             await self._send(event)
         if patience.cancelled_caught:

@@ -12,6 +12,9 @@ from ..outcome import Outcome, Refusal
 #: How long an answer to a request that was not read to its end may take to arrive (seconds).
 LINGER_S = 2.0
 
+#: A client must take each piece of this size within client_stall_s: with the default of 15 s, 4 KiB/s (bytes).
+PIECE = 65536
+
 #: Request ids that are taken over from clients; anything else could forge log lines or upset the engine.
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 

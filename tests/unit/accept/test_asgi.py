@@ -7,7 +7,7 @@ from trio.testing import MockClock
 
 from sluicegate.accept.asgi import AsgiBody, AsgiClient
 from sluicegate.accept.handler import Peer
-from sluicegate.accept.http1 import PIECE
+from sluicegate.accept.intake import PIECE
 from sluicegate.config.schema import Config
 from sluicegate.exchange import ClientStalled
 

@@ -1,0 +1,1 @@
+"""HTTP/1.1 on the hot routes: heads, connections, and their clients."""

@@ -1,0 +1,221 @@
+"""The fast way in: HTTP/1.1 on the hot routes, from the socket to the pipeline without ASGI or a task per request.
+
+One task per connection. It takes over what it knows: a POST to an inference route with a declared length. Anything else
+(other routes, HTTP/1.0, HTTP/2, chunked or multipart bodies, Expect, Upgrade) it hands on, with every byte as it came,
+to Hypercorn, which keeps the connection from then on.
+"""
+
+import contextlib
+import socket
+
+import httptools
+import trio
+
+from ... import refusals
+from ...config.live import Live
+from ...exchange import ClientGone, ClientStalled, Dialect
+from ...outcome import Outcome, Refusal
+from ..handler import Handler, Unmatched
+from ..intake import LINGER_S, PIECE, make_request, new_id, too_slow
+from ..sockets import reset_on_close
+from .client import Http1Body, Http1Client
+from .head import Head, plausible
+
+#: How long a new connection may take for its first request once we are closing (seconds). One that a client opened to
+#: send it at once must not be cut off; one that was opened for later may.
+FIRST_REQUEST_S = 1.0
+
+#: Bytes per read; most requests come in one.
+READ_SIZE = 65536
+
+_END_OF_HEAD = b"\r\n\r\n"
+
+
+class HandOver(Exception):
+    """Not for us: Hypercorn takes the connection on, beginning with these bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self.data = data
+
+
+class Http1Connection:
+    """One client connection on the fast way. Does not own the socket: whoever made it closes it."""
+
+    def __init__(self, sock: socket.socket, handler: Handler, config: Live, unmatched: Unmatched) -> None:
+        self.sock = sock
+        self.closing = False
+        self.fresh = True  # no request has come yet
+        self._handler = handler
+        self.config = config
+        self._unmatched = unmatched
+        self._buffer = b""
+        self._unsent = b""
+        self._idle: trio.CancelScope | None = None
+        self._scope = trio.CancelScope()
+
+    async def serve(self) -> None:
+        """Serve requests until the connection is to be closed. HandOver if it is for Hypercorn."""
+        # One scope for all of the connection's requests: whatever is going on when the peer leaves, it is the last.
+        with self._scope:
+            while self.fresh or not self.closing:
+                head = await self._next_head()
+                self.fresh = False
+                if head is None or not await self._serve_one(head):
+                    return
+
+    def hung_up(self) -> None:
+        """The peer closed, half-closed or reset the connection: whoever works for it may stop."""
+        self._scope.cancel()
+
+    def close_soon(self) -> None:
+        """Close now if idle, else after the present answer. One on which nothing came yet is given a moment."""
+        self.closing = True
+        if self._idle is not None:
+            self._idle.deadline = min(self._idle.deadline, trio.current_time() + FIRST_REQUEST_S * self.fresh)
+
+    async def _serve_one(self, head: Head) -> bool:
+        """Serve one request; whether the connection can take another."""
+        body = Http1Body(self, head)
+        request = make_request(head.hot, head.headers, body)
+        client = Http1Client(self, request.id, body, keep_alive=head.keep_alive)
+        try:
+            await self._handler.handle(request, client)
+        finally:
+            if client.started and not client.complete:
+                reset_on_close(self.sock)
+        if client.complete and not body.consumed:
+            await self._linger()
+        return client.complete and client.keep_alive
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    async def _next_head(self) -> Head | None:
+        """The next request's head; None when the connection is over."""
+        config = self.config.current
+        timeouts, limits = config.timeouts, config.limits
+        buffer = self._buffer
+        patience = timeouts.head_read_s if buffer else FIRST_REQUEST_S if self.closing else timeouts.keep_alive_s
+        deadline = trio.current_time() + patience
+        searched = 0
+        while (end := buffer.find(_END_OF_HEAD, searched)) < 0 and len(buffer) <= limits.header_max_bytes:
+            if buffer and not plausible(buffer):
+                raise HandOver(buffer)
+            searched = max(0, len(buffer) - 3)
+            data = await self._receive(deadline, idle=not buffer)
+            if data is None and buffer:
+                await self._reject(408, f"The request's head did not arrive within {timeouts.head_read_s:g} s.")
+            if not data:
+                return None
+            if not buffer:
+                deadline = trio.current_time() + timeouts.head_read_s
+            buffer += data
+        if not 0 <= end <= limits.header_max_bytes:
+            await self._reject(431, f"The request's head is larger than {limits.header_max_bytes} bytes.")
+            return None
+        try:
+            head = Head.parse(buffer[: end + 4])
+        except httptools.HttpParserError as error:
+            await self._reject(400, f"The request is not valid HTTP/1.1: {error}.")
+            return None
+        if head is None:
+            raise HandOver(buffer)
+        self._buffer = buffer[end + 4 :]
+        return head
+
+    async def _receive(self, deadline: float, *, idle: bool = False) -> bytes | None:
+        """Bytes as they come; b"" at the end of the connection; None at `deadline`, or if `idle` and we are closing."""
+        sock = self.sock
+        while True:
+            try:
+                return sock.recv(READ_SIZE)
+            except BlockingIOError:
+                pass
+            except OSError:
+                return b""
+            with trio.CancelScope(deadline=deadline) as scope:
+                self._idle = scope if idle else None
+                await trio.lowlevel.wait_readable(sock)
+            self._idle = None
+            if scope.cancelled_caught:
+                return None
+
+    async def take(self, length: int) -> bytes:
+        """The next `length` bytes. Refusal if they do not arrive within body_read_s; ClientGone if they never will."""
+        data = self._buffer
+        if len(data) < length:
+            data = await self._rest(length)
+        if len(data) == length:
+            self._buffer = b""
+            return data
+        self._buffer = data[length:]
+        return data[:length]
+
+    async def _rest(self, length: int) -> bytes:
+        seconds = self.config.current.timeouts.body_read_s
+        deadline = trio.current_time() + seconds
+        buffer = bytearray(self._buffer)
+        while len(buffer) < length:
+            data = await self._receive(deadline)
+            if data is None:
+                raise too_slow(seconds)
+            if not data:
+                raise ClientGone
+            buffer += data
+        return bytes(buffer)
+
+    async def _linger(self) -> None:
+        """Let the answer arrive although the peer still sends: a close with bytes unread would reset the connection."""
+        with trio.move_on_after(LINGER_S) as scope, contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+            while await self._receive(scope.deadline):
+                pass
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    async def send(self, data: bytes) -> None:
+        """Send it all; ClientStalled if the peer does not take a piece in time, ClientGone if it is gone.
+
+        What is left of it when this is cancelled goes out before whatever is sent next, or that would be in the midst.
+        """
+        if self._unsent:
+            data, self._unsent = self._unsent + data, b""
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            raise ClientGone from None
+        if sent < len(data):
+            await self._send_rest(memoryview(data)[sent:])
+
+    async def _send_rest(self, rest: memoryview) -> None:
+        stall_s = self.config.current.timeouts.client_stall_s
+        while rest:
+            piece = rest[:PIECE]
+            try:
+                with trio.move_on_after(stall_s):
+                    while piece:
+                        await trio.lowlevel.wait_writable(self.sock)
+                        try:
+                            piece = piece[self.sock.send(piece) :]
+                        except BlockingIOError:
+                            continue
+                        except OSError:
+                            raise ClientGone from None
+            except trio.Cancelled:
+                self._unsent = bytes(piece) + bytes(rest[PIECE:])
+                raise
+            if piece:
+                raise ClientStalled
+            rest = rest[PIECE:]
+
+    async def _reject(self, status: int, message: str) -> None:
+        """Answer what is no request, and close."""
+        request_id = new_id()
+        self._unmatched(request_id, status)
+        client = Http1Client(self, request_id, None, keep_alive=False)
+        made = refusals.answer(Dialect.CHAT, Refusal(Outcome.INVALID, status, message))
+        with contextlib.suppress(ClientGone, ClientStalled):
+            await client.respond(made.status, made.headers, made.body)
+            await self._linger()

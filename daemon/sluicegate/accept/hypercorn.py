@@ -1,0 +1,139 @@
+"""Hypercorn's TCP server, bounded in how long a client may take no bytes."""
+
+import logging
+import os
+import socket
+from typing import Any
+
+import trio
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.events import Event, RawData, Updated
+from hypercorn.protocol import ProtocolWrapper
+from hypercorn.protocol import h2 as h2_protocol
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import parse_socket_addr
+
+from ..config.schema import Config
+from ..exchange import ClientGone, ClientStalled
+from .handler import Peer, present_peer
+from .intake import PIECE
+from .sockets import reset_on_close
+
+#: How much later than the application, which has the same deadline for each piece, the socket gives up a client that
+#: takes nothing. On HTTP/2 they are two tasks: were the socket the first, the request would count as left, not stalled.
+SOCKET_STALL_FACTOR = 1.25
+
+
+class _BoundedBuffer(h2_protocol.StreamBuffer):
+    """What waits for an HTTP/2 stream's window. Hypercorn's lets the sender go on whenever it could send nothing."""
+
+    async def pop(self, max_length: int) -> bytes:
+        length = min(len(self.buffer), max_length)
+        data = bytes(self.buffer[:length])
+        del self.buffer[:length]
+        if len(self.buffer) < h2_protocol.BUFFER_LOW_WATER:
+            await self._paused.set()
+        if not self.buffer:
+            await self._is_empty.set()
+        return data
+
+
+h2_protocol.StreamBuffer = _BoundedBuffer  # type: ignore[misc]
+
+
+class GateServer(TCPServer):
+    """One client connection.
+
+    Unlike its base it shields no send: a client that does not take a piece within client_stall_s is cut off, and a send
+    that is cancelled takes the connection with it, for the rest of that answer could not be sent any more.
+    """
+
+    def __init__(self, *args: Any, stall_s: float, first_bytes: bytes) -> None:
+        super().__init__(*args)
+        self._stall_s = stall_s
+        self._first_bytes = first_bytes
+        self._read_out = False
+        self.peer = Peer(self._abort)
+
+    async def run(self) -> None:
+        """Serve the connection, of which `first_bytes` have been read already."""
+        sock = self.stream.socket
+        present_peer.set(self.peer)
+        try:
+            client = parse_socket_addr(sock.family, sock.getpeername())
+            server = parse_socket_addr(sock.family, sock.getsockname())
+            async with TaskGroup() as task_group:
+                self._task_group = task_group
+                self.protocol = ProtocolWrapper(
+                    self.app,
+                    self.config,
+                    self.context,
+                    task_group,
+                    ConnectionState(self.state),
+                    False,
+                    client,
+                    server,
+                    self.protocol_send,
+                    "http/1.1",
+                )
+                await self.protocol.initiate()
+                await self.idle_task.restart(self._task_group, self._idle_timeout)
+                await self.protocol.handle(RawData(self._first_bytes))
+                await self._read_data()
+                # Hypercorn would hold the closed connection for the rest of its idle time, and begin that anew with
+                # the end of an answer that is under way.
+                self._read_out = True
+                await self.idle_task.stop()
+        except* (OSError, ClientGone, ClientStalled):
+            pass
+        except* Exception as error:
+            # Hypercorn met something on the wire that it did not expect (a path on HTTP/2 that is not ASCII, CONNECT,
+            # data for a stream that it forgot): that connection is over, and nobody else's.
+            logging.getLogger("hypercorn.error").warning("a connection was closed", exc_info=error)
+        finally:
+            await self._close()
+
+    async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, RawData):
+            async with self.send_lock:
+                await self._send_bounded(event.data)
+        elif not (self._read_out and isinstance(event, Updated)):
+            await super().protocol_send(event)
+
+    async def _send_bounded(self, data: bytes) -> None:
+        try:
+            for at in range(0, len(data), PIECE):
+                with trio.move_on_after(self._stall_s * SOCKET_STALL_FACTOR) as scope:
+                    await self.stream.send_all(data[at : at + PIECE])
+                if scope.cancelled_caught:
+                    self._abort()
+                    raise ClientStalled
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise ClientGone from None
+        except trio.Cancelled:
+            self._abort()
+            raise
+
+    def _abort(self) -> None:
+        """Reset the connection; once is enough."""
+        if self.stream.socket.fileno() < 0:
+            return
+        with socket.socket(fileno=os.dup(self.stream.socket.fileno())) as sock:
+            reset_on_close(sock)
+        self.stream.socket.close()
+
+
+def hypercorn_config(config: Config) -> HypercornConfig:
+    """Hypercorn's own settings, from ours."""
+    hypercorn = HypercornConfig()
+    hypercorn.accesslog = None
+    hypercorn.errorlog = logging.getLogger("hypercorn.error")
+    hypercorn.include_server_header = False
+    hypercorn.h11_max_incomplete_size = config.limits.header_max_bytes
+    hypercorn.h2_max_header_list_size = config.limits.header_max_bytes
+    hypercorn.keep_alive_timeout = config.timeouts.keep_alive_s
+    # A client may use one connection for as long as it likes: closing it now and then would only cost a handshake.
+    hypercorn.keep_alive_max_requests = 1 << 62
+    return hypercorn

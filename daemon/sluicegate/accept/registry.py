@@ -1,0 +1,121 @@
+"""The connection registry: every client connection, how many there may be, and how they end."""
+
+import contextlib
+import socket
+from typing import Any
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState
+
+from .. import refusals
+from ..config.live import Live
+from ..exchange import Dialect
+from ..outcome import Outcome, Refusal
+from .accepting import accept_forever
+from .handler import Handler, Unmatched
+from .hangups import Hangups
+from .http1.connection import FIRST_REQUEST_S, HandOver, Http1Connection
+from .hypercorn import GateServer, hypercorn_config
+
+
+class Listening:
+    """The client side of the gateway: its listening sockets and the connections that came through them."""
+
+    def __init__(self, app: ASGIFramework, pipeline: Handler, config: Live, unmatched: Unmatched) -> None:
+        self._app: AppWrapper = ASGIWrapper(app)
+        self._pipeline = pipeline
+        self._config = config
+        self._unmatched = unmatched
+        self._context = WorkerContext(None)
+        self._hypercorn = hypercorn_config(config.current)
+        self._hangups = Hangups()
+        self._fast: set[Http1Connection] = set()
+        self._left = trio.lowlevel.ParkingLot()  # who waits for connections to leave
+        self._closing = False
+        self.connections = 0
+
+    async def serve(self, listeners: list[trio.SocketListener], handlers: trio.Nursery) -> None:
+        """Accept connections until cancelled, each handled in `handlers`, which the caller ends when it sees fit."""
+        handlers.start_soon(self._hangups.watch)
+        async with trio.open_nursery() as accepting:
+            for listener in listeners:
+                accepting.start_soon(accept_forever, listener, self._handle, handlers)
+
+    def reconfigure(self) -> None:
+        """The configuration was replaced: rebuild Hypercorn's configuration for new connections."""
+        self._hypercorn = hypercorn_config(self._config.current)
+
+    def close_after_answers(self) -> None:
+        """From now on the next answer on a connection is its last one.
+
+        Idle connections stay: a request that is on its way gets an answer instead of a reset.
+        """
+        self._closing = True
+        for connection in self._fast:
+            connection.closing = True
+
+    async def close_idle(self) -> None:
+        """Close idle connections now, and every other one after the answer that it waits for.
+
+        Returns when new ones have had their moment for a first request, and its answer if there was one.
+        """
+        self._closing = True
+        await trio.lowlevel.checkpoint()  # what was accepted in this very step begins
+        for connection in self._fast:
+            connection.close_soon()
+        await self._context.terminated.set()
+        fresh = {connection for connection in self._fast if connection.fresh}
+        with trio.move_on_after(2 * FIRST_REQUEST_S):
+            while not fresh.isdisjoint(self._fast):
+                await self._left.park()
+
+    def close(self) -> None:
+        """Free what was held for all connections; when none is left."""
+        self._hangups.close()
+
+    async def _handle(self, sock: socket.socket) -> None:
+        if self.connections >= self._config.current.limits.connections_max:
+            _refuse(sock, self._config.current.limits.connections_max)
+            return
+        self.connections += 1
+        rest = b""
+        try:
+            try:
+                await self._serve_fast(sock)
+            except HandOver as not_ours:
+                rest = not_ours.data
+            if rest:
+                await self._serve_by_hypercorn(sock, rest)
+        finally:
+            self.connections -= 1
+            sock.close()
+
+    async def _serve_by_hypercorn(self, sock: socket.socket, first_bytes: bytes) -> None:
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        state: Any = {}
+        args = (self._app, self._hypercorn, self._context, ConnectionState(state), stream)
+        server = GateServer(*args, stall_s=self._config.current.timeouts.client_stall_s, first_bytes=first_bytes)
+        with self._hangups.watching(stream.socket, server.peer.hung_up):
+            await server
+
+    async def _serve_fast(self, sock: socket.socket) -> None:
+        connection = Http1Connection(sock, self._pipeline, self._config, self._unmatched)
+        connection.closing = self._closing
+        self._fast.add(connection)
+        self._hangups.register(sock, connection.hung_up)
+        try:
+            await connection.serve()
+        finally:
+            self._hangups.unregister(sock)
+            self._fast.discard(connection)
+            self._left.unpark_all()
+
+
+def _refuse(sock: socket.socket, limit: int) -> None:
+    """Answer a connection above the limit, and close it. Its dialect is not known: nothing of it is read."""
+    message = f"Too many connections (limit {limit}). Retry later."
+    refusal = Refusal(Outcome.SHED_BUSY, 503, message, retry_after_s=1)
+    with sock, contextlib.suppress(OSError):
+        sock.send(refusals.closing_response(Dialect.CHAT, refusal))  # a new connection's buffer has room for it
