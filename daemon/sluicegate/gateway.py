@@ -203,6 +203,9 @@ class Gateway:
     def why(self) -> str:
         return self.engines.why
 
+    async def probed(self) -> None:
+        await self.engines.probed()
+
     @property
     def models(self) -> tuple[str, ...]:
         return self.engines.models

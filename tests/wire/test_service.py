@@ -125,17 +125,18 @@ async def test_requests_that_waited_in_the_socket_are_served_by_the_next_daemon(
     """A restart costs no client a request: the engine is asked before the first of them is answered."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         async with AsyncExitStack() as stack:
-            early = [await waiting_in(sock, stack) for _ in range(5)]
+            early = [await waiting_in(sock, stack, post(CHAT, question())) for _ in range(5)]
+            early.append(await waiting_in(sock, stack, get("/v1/models")))
             async with service(config, sock=sock) as (engine, daemon, _manager):
-                assert [(await client.answer()).status for client in early] == [200] * 5
+                assert [(await client.answer()).status for client in early] == [200] * 6
                 assert len(engine.posts()) == 5
                 assert {line["outcome"] for line in await daemon.logged("request", 5)} == {"served"}
 
 
-async def waiting_in(sock: socket.socket, stack: AsyncExitStack) -> RawClient:
-    """A client whose question waits in a socket that nobody accepts from."""
+async def waiting_in(sock: socket.socket, stack: AsyncExitStack, request: bytes) -> RawClient:
+    """A client whose request waits in a socket that nobody accepts from."""
     client = await stack.enter_async_context(RawClient(await trio.open_tcp_stream(*sock.getsockname())))
-    await client.stream.send_all(post(CHAT, question()))
+    await client.stream.send_all(request)
     return client
 
 

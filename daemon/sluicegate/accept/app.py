@@ -32,6 +32,10 @@ class Status(Protocol):
     @property
     def why(self) -> str: ...
 
+    async def probed(self) -> None:
+        """Return once the engines have answered a first probe, or have had the time for it."""
+        ...
+
     @property
     def models(self) -> tuple[str, ...]: ...
 
@@ -85,6 +89,7 @@ def make_app(status: Status, expose: Expose, scrape: Scrape, unmatched: Unmatche
 
     @app.get("/v1/models")
     async def models() -> Response:
+        await status.probed()
         if status.health != "ok":
             message = f"No engine can be asked for its models now: {status.why}. Retry in a few seconds."
             return _refused(Refusal(Outcome.ENGINE_UNAVAILABLE, 503, message, retry_after_s=5))

@@ -3,6 +3,7 @@
 Inference routes go from here straight to the pipeline; everything else goes on to Quart.
 """
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import cast
 
@@ -14,15 +15,18 @@ from hypercorn.typing import (
     ASGISendEvent,
     HTTPResponseBodyEvent,
     HTTPResponseStartEvent,
+    HTTPScope,
     Scope,
 )
 
+from .. import refusals
 from ..config.live import Live
 from ..config.schema import Config
 from ..dialects.routes import ENDPOINTS
-from ..exchange import ClientGone, ClientStalled, Headers, Splice
+from ..exchange import ClientGone, ClientStalled, Dialect, Headers, Splice
+from ..outcome import Outcome, Refusal
 from .handler import Handler, Peer, Unmatched, present_peer
-from .intake import LINGER_S, PIECE, declared_length, make_request, request_id, too_large, too_slow
+from .intake import LINGER_S, PIECE, declared_length, is_host, make_request, request_id, too_large, too_slow
 
 
 class Gate:
@@ -42,6 +46,14 @@ class Gate:
             await send({"type": "websocket.close", "code": 1000, "reason": None})  # before "accept": a plain 403
             return
         assert scope["type"] == "http"
+        scope = _in_origin_form(scope)
+        if (scope["method"], scope["path"]) == ("OPTIONS", "*"):  # of the server as a whole
+            named = request_id(cast(Headers, list(scope["headers"])))
+            await _answer(scope, send, 200, [(b"allow", b"GET, POST, OPTIONS")], b"", named)
+            return
+        if (refusal := _refusal(scope)) is not None:
+            await self._refuse(scope, send, refusal)
+            return
         endpoint = ENDPOINTS.get(scope["path"]) if scope["method"] == "POST" else None
         manners = _Manners(receive, send)
         receive, send = manners.receive, manners.send
@@ -61,6 +73,50 @@ class Gate:
                 nursery.cancel_scope.cancel()
         except* (ClientGone, ClientStalled):
             pass  # whoever was served is not there any more; the connection is closed already
+
+    async def _refuse(self, scope: HTTPScope, send: ASGISendCallable, refusal: Refusal) -> None:
+        """Answer what is no request that this server takes, and close its connection."""
+        named = request_id(cast(Headers, list(scope["headers"])))
+        self._unmatched(named, refusal.status)
+        answer = refusals.answer(Dialect.CHAT, refusal)
+        await _answer(scope, send, answer.status, answer.headers, answer.body, named)
+
+
+async def _answer(
+    scope: HTTPScope, send: ASGISendCallable, status: int, headers: Headers, body: bytes, named: str
+) -> None:
+    """Answer without reading the request, and close its connection."""
+    fields = [*headers, (b"content-length", b"%d" % len(body)), (b"x-request-id", named.encode("ascii"))]
+    if scope["http_version"] != "2":  # where a field of a connection is an error
+        fields.append((b"connection", b"close"))
+    await send(HTTPResponseStartEvent(type="http.response.start", status=status, headers=fields, trailers=False))
+    await send(HTTPResponseBodyEvent(type="http.response.body", body=body, more_body=False))
+
+
+def _in_origin_form(scope: HTTPScope) -> HTTPScope:
+    """`scope` with its target's authority in place of the Host, if it has one (RFC 9112, section 3.2.2)."""
+    match = _ABSOLUTE_FORM.match(scope["path"])
+    if match is None:
+        return scope
+    authority = match["authority"].encode("ascii", "replace")
+    headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    path = scope["path"][match.end() :] or "/"
+    return {**scope, "path": path, "raw_path": path.encode(), "headers": [(b"host", authority), *headers]}
+
+
+_ABSOLUTE_FORM = re.compile(r"https?://(?P<authority>[^/?#]*)", re.IGNORECASE)
+
+
+def _refusal(scope: HTTPScope) -> Refusal | None:
+    """Why a request is none that this server takes, where Hypercorn lets it through."""
+    if scope["http_version"] not in ("1.0", "1.1", "2"):
+        message = "This gateway speaks HTTP/1.1 and HTTP/2. Use one of them."
+        return Refusal(Outcome.INVALID, 505, message)
+    if any(name == b"host" and not is_host(value) for name, value in scope["headers"]):
+        return Refusal(Outcome.INVALID, 400, "The request's Host is neither a name nor an address.")
+    if not scope["path"].startswith("/"):
+        return Refusal(Outcome.INVALID, 400, "The request's target is neither a path nor an absolute URL.")
+    return None
 
 
 class _Manners:

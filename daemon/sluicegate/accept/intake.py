@@ -15,8 +15,16 @@ LINGER_S = 2.0
 #: A client must take each piece of this size within client_stall_s: with the default of 15 s, 4 KiB/s (bytes).
 PIECE = 65536
 
+#: uri-host [ ":" port ] (RFC 3986, section 3.2.2); zones of IPv6 addresses mean nothing to others than their sender.
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
+
 #: Request ids that are taken over from clients; anything else could forge log lines or upset the engine.
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+def is_host(value: bytes) -> bool:
+    """Whether `value` may be a Host's: a name or an address, with a port or without; or nothing (RFC 9110, 7.2)."""
+    return _HOST.fullmatch(value) is not None
 
 
 def request_id(headers: Headers) -> str:

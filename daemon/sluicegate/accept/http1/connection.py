@@ -8,7 +8,6 @@ to Hypercorn, which keeps the connection from then on.
 import contextlib
 import socket
 
-import httptools
 import trio
 
 from ... import refusals
@@ -19,7 +18,7 @@ from ..handler import Handler, Unmatched
 from ..intake import LINGER_S, PIECE, make_request, new_id, too_slow
 from ..sockets import reset_on_close
 from .client import Http1Body, Http1Client
-from .head import Head, plausible
+from .head import Head, NotHttpError, plausible
 
 #: How long a new connection may take for its first request once we are closing (seconds). One that a client opened to
 #: send it at once must not be cut off; one that was opened for later may.
@@ -98,8 +97,13 @@ class Http1Connection:
         patience = timeouts.head_read_s if buffer else FIRST_REQUEST_S if self.closing else timeouts.keep_alive_s
         deadline = trio.current_time() + patience
         searched = 0
-        while (end := buffer.find(_END_OF_HEAD, searched)) < 0 and len(buffer) <= limits.header_max_bytes:
-            if buffer and not plausible(buffer):
+        while True:
+            if buffer.startswith(b"\r\n"):  # an empty line before a request means nothing (RFC 9112, section 2.2)
+                buffer, searched = buffer[2:], 0
+            end = buffer.find(_END_OF_HEAD, searched)
+            if end >= 0 or len(buffer) > limits.header_max_bytes:
+                break
+            if buffer and not plausible(buffer) and buffer != b"\r":
                 raise HandOver(buffer)
             searched = max(0, len(buffer) - 3)
             data = await self._receive(deadline, idle=not buffer)
@@ -115,7 +119,7 @@ class Http1Connection:
             return None
         try:
             head = Head.parse(buffer[: end + 4])
-        except httptools.HttpParserError as error:
+        except NotHttpError as error:
             await self._reject(400, f"The request is not valid HTTP/1.1: {error}.")
             return None
         if head is None:
