@@ -97,7 +97,7 @@ class Pipeline:
         """Tell the client in its dialect: by a status while that is possible, by a last event of its stream after."""
         client, dialect = call.client, call.request.endpoint.dialect
         if client.started:
-            event = refusals.last_event(dialect, refusal, 0)
+            event = refusals.last_event(dialect, refusal, call.meter.next_sequence_number if call.meter else 0)
             await client.send((b"\n\n" if call.splitter.mid_event else b"") + event)
             await client.finish()
             return

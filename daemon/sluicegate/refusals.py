@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .dialects.errors import error_body, error_event
+from .dialects.grammars import GRAMMARS
 from .exchange import Dialect, Headers
 from .outcome import Refusal
 
@@ -31,12 +31,13 @@ def answer(dialect: Dialect, refusal: Refusal) -> ErrorAnswer:
         headers.append((b"retry-after", b"%d" % seconds))
         if seconds > RETRY_AFTER_HEEDED_S:
             headers.append((b"x-should-retry", b"false"))
-    return ErrorAnswer(refusal.status, headers, error_body(dialect, refusal.status, refusal.message, refusal.code))
+    body = GRAMMARS[dialect].error_body(refusal.status, refusal.message, refusal.code)
+    return ErrorAnswer(refusal.status, headers, body)
 
 
 def last_event(dialect: Dialect, refusal: Refusal, sequence_number: int) -> bytes:
     """The event that ends a stream which has begun. `sequence_number`: the event's own, in the dialect that counts."""
-    return error_event(dialect, refusal.status, refusal.message, refusal.code, sequence_number)
+    return GRAMMARS[dialect].error_event(refusal.status, refusal.message, refusal.code, sequence_number)
 
 
 def closing_response(dialect: Dialect, refusal: Refusal) -> bytes:

@@ -1,5 +1,6 @@
 """Streams over real sockets: the engine's every form is the same to the client, and its every break is told."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,9 @@ async def test_an_engine_that_breaks_off_within_its_stream(way: str, kind: Kind)
                 engine.script.next(ONE_BY_ONE.but(fault=Fault(kind, at)))
                 answer = await stream(way, running, path)
                 await assert_broken(running, answer, "engine_truncated", path)
+                if path == "/v1/responses":
+                    numbers = [int(number) for number in re.findall(rb'"sequence_number":(\d+)', answer.body)]
+                    assert numbers == list(range(len(numbers))), "the error event continues the stream's"
         assert (await visit(way, running)).status == 200
 
 

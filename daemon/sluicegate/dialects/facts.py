@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from ..exchange import Dialect, Endpoint
+from ..exchange import Endpoint
 from ..outcome import Outcome, Refusal
+from .grammars import GRAMMARS
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def for_engine(endpoint: Endpoint, body: bytes, facts: Facts, default_model: str
     if endpoint.opaque:
         return body
     wants_model = facts.model is None and default_model != ""
-    wants_usage = facts.stream and not facts.usage_asked and endpoint.dialect in _USAGE_ON_REQUEST
+    wants_usage = facts.stream and not facts.usage_asked and GRAMMARS[endpoint.dialect].usage_on_request
     if not wants_model and not wants_usage:
         return body
     if (wants_model and facts.has_model) or (wants_usage and facts.has_stream_options):
@@ -76,10 +77,6 @@ def for_engine(endpoint: Endpoint, body: bytes, facts: Facts, default_model: str
     if wants_usage:
         added.append(b'"stream_options":{"include_usage":true}')
     return _splice(body, b",".join(added))
-
-
-# Responses and Messages streams carry their usage unasked.
-_USAGE_ON_REQUEST = (Dialect.CHAT, Dialect.COMPLETIONS)
 
 
 class _Found(msgspec.Struct):

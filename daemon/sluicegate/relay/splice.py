@@ -15,10 +15,13 @@ _END_OF_EVENT_AND_CHUNK = b"\n\n\r\n"
 
 
 class Meter(Protocol):
-    """Reads along: gets whole events, returns what the client gets of them (account/usage.py).
+    """Reads along: gets whole events, returns what the client gets of them (account/meter.py).
 
-    `marks`: an event that has none of them in it may pass on unseen, once the stream has `begun`.
+    `marks`: an event that has none of them in it may pass on unseen, once the stream has `begun`;
+    the newest of them is kept in `latest`.
     """
+
+    latest: bytes
 
     @property
     def marks(self) -> tuple[bytes, bytes, bytes]: ...
@@ -44,7 +47,7 @@ class Meter(Protocol):
 
 
 class Splitter(Protocol):
-    """Cuts bytes into whole events (openai/sse.py)."""
+    """Cuts bytes into whole events (dialects/sse.py)."""
 
     @property
     def mid_event(self) -> bool: ...
@@ -81,7 +84,10 @@ class Splicer:
         if not (self._verbatim and (usual or _whole_chunks(data))):
             return False
         one, another, third = self._marks
-        return data.rfind(one) < 0 and data.rfind(another) < 0 and data.rfind(third) < 0
+        if data.rfind(one) < 0 and data.rfind(another) < 0 and data.rfind(third) < 0:
+            self._meter.latest = data
+            return True
+        return False
 
     @property
     def complete(self) -> bool:

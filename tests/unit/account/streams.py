@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sluicegate.account.meter import Usage
+from sluicegate.dialects.usage import Usage
 from sluicegate.exchange import Dialect
 
 CHUNK = '"id":"chatcmpl-9a7f","object":"chat.completion.chunk","created":1763000000,"model":"SmolLM2-135M-Instruct"'

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from sluicegate.account.meter import StreamMeter, Usage, read_usage
+from sluicegate.account.meter import StreamMeter, read_usage
+from sluicegate.dialects.usage import Usage
 from sluicegate.exchange import Dialect
 
 from .streams import CHAT, CHAT_USAGE, CHUNK, DONE, MESSAGES, RESPONSES, STREAMS, Stream, data, delta, named
@@ -299,3 +300,26 @@ def test_a_message_start_that_is_not_understood() -> None:
 )
 def test_usage_of_a_whole_answer(dialect: Dialect, body: str, usage: Usage | None) -> None:
     assert read_usage(dialect, body.encode(errors="surrogateescape")) == usage
+
+
+def numbered(number: int) -> bytes:
+    return named("response.output_text.delta", f'"sequence_number":{number}', '"delta":"a \\"sequence_number\\":99 b"')
+
+
+def test_the_next_sequence_number_follows_the_latest_event() -> None:
+    meter = StreamMeter(Dialect.RESPONSES, False, lambda: 1.0, 0.0)
+    assert meter.next_sequence_number == 0
+    for number in range(5):  # the first is looked at, the others pass unseen
+        meter.pass_on(numbered(number))
+        assert meter.next_sequence_number == number + 1
+    meter.pass_on(numbered(5) + numbered(6))
+    assert meter.next_sequence_number == 7
+    meter.pass_on(b": a comment\n\n")
+    assert meter.next_sequence_number == 7
+
+
+def test_other_dialects_number_no_events() -> None:
+    meter = StreamMeter(Dialect.CHAT, False, lambda: 1.0, 0.0)
+    meter.pass_on(delta('"content":"x"'))
+    meter.pass_on(delta('"content":"y"'))
+    assert meter.next_sequence_number == 0

@@ -11,7 +11,7 @@ import pytest
 from anthropic.types.shared import ErrorType
 from openai.types.responses import ResponseErrorEvent
 
-from sluicegate.dialects.errors import error_body, error_event
+from sluicegate.dialects.grammars import GRAMMARS
 from sluicegate.exchange import Dialect
 
 ALL_STATUSES = (400, 401, 402, 403, 404, 408, 409, 413, 418, 422, 429, 500, 502, 503, 504, 529)
@@ -58,7 +58,7 @@ def ask_anthropic(http: httpx2.Client, stream: bool) -> list[Any]:
 def test_openais_client_understands_an_error_body(
     dialect: Dialect, status: int, kind: str, raised: type[openai.APIStatusError]
 ) -> None:
-    body = error_body(dialect, status, 'say "please"', "shed_busy")
+    body = GRAMMARS[dialect].error_body(status, 'say "please"', "shed_busy")
     assert json.loads(body) == {
         "error": {"message": 'say "please"', "type": kind, "param": None, "code": "shed_busy"},
     }
@@ -70,7 +70,7 @@ def test_openais_client_understands_an_error_body(
 
 
 def test_a_code_may_be_missing() -> None:
-    assert json.loads(error_body(Dialect.CHAT, 400, "m", None))["error"]["code"] is None
+    assert json.loads(GRAMMARS[Dialect.CHAT].error_body(400, "m", "invalid"))["error"]["code"] == "invalid"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_code_may_be_missing() -> None:
 def test_anthropics_client_understands_an_error_body(
     status: int, kind: str, raised: type[anthropic.APIStatusError]
 ) -> None:
-    body = error_body(Dialect.MESSAGES, status, 'say "please"', "shed_busy")
+    body = GRAMMARS[Dialect.MESSAGES].error_body(status, 'say "please"', "shed_busy")
     assert json.loads(body) == {"type": "error", "error": {"type": kind, "message": 'say "please"'}}
     for http in answering(status, "application/json", body):
         with pytest.raises(raised) as caught:
@@ -103,7 +103,7 @@ def test_anthropics_client_understands_an_error_body(
 def test_anthropics_types_are_ones_that_its_client_knows() -> None:
     known = {*get_args(ErrorType), "request_too_large"}  # its documentation has the last one, its client does not
     for status in ALL_STATUSES:
-        assert json.loads(error_body(Dialect.MESSAGES, status, "m", None))["error"]["type"] in known
+        assert json.loads(GRAMMARS[Dialect.MESSAGES].error_body(status, "m", "invalid"))["error"]["type"] in known
 
 
 CHAT_CHUNK = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[]}\n\n'
@@ -117,7 +117,7 @@ STOP = b'event: content_block_stop\ndata: {"type":"content_block_stop","index":0
     [(Dialect.CHAT, CHAT_CHUNK), (Dialect.COMPLETIONS, TEXT_CHUNK), (Dialect.RESPONSES, DELTA)],
 )
 def test_openais_client_raises_where_the_stream_breaks(dialect: Dialect, before: bytes) -> None:
-    stream = before + error_event(dialect, 504, "line 1\nline 2", "timeout_idle")
+    stream = before + GRAMMARS[dialect].error_event(504, "line 1\nline 2", "timeout_idle", 3)
     for http in answering(200, "text/event-stream", stream):
         with pytest.raises(openai.APIError, match="line 1\nline 2") as caught:
             ask_openai(http, dialect, stream=True)
@@ -125,7 +125,7 @@ def test_openais_client_raises_where_the_stream_breaks(dialect: Dialect, before:
 
 
 def test_anthropics_client_raises_where_the_stream_breaks() -> None:
-    stream = STOP + error_event(Dialect.MESSAGES, 503, "line 1\nline 2", "timeout_idle")
+    stream = STOP + GRAMMARS[Dialect.MESSAGES].error_event(503, "line 1\nline 2", "timeout_idle", 3)
     for http in answering(200, "text/event-stream", stream):
         with pytest.raises(anthropic.APIStatusError) as caught:
             ask_anthropic(http, stream=True)
@@ -133,7 +133,9 @@ def test_anthropics_client_raises_where_the_stream_breaks() -> None:
 
 
 def test_a_responses_error_event_is_the_documented_one() -> None:
-    name, data = error_event(Dialect.RESPONSES, 502, "m", "engine_truncated", sequence_number=7).split(b"\n", 1)
+    name, data = (
+        GRAMMARS[Dialect.RESPONSES].error_event(502, "m", "engine_truncated", sequence_number=7).split(b"\n", 1)
+    )
     assert name == b"event: error"
     event = ResponseErrorEvent.model_validate_json(data.removeprefix(b"data: "))
     assert (event.code, event.message, event.param, event.sequence_number) == ("engine_truncated", "m", None, 7)
@@ -141,7 +143,7 @@ def test_a_responses_error_event_is_the_documented_one() -> None:
 
 @pytest.mark.parametrize("dialect", list(Dialect))
 def test_an_error_event_is_one_whole_event(dialect: Dialect) -> None:
-    event = error_event(dialect, 500, "a\r\n\r\nb\n\nc", "engine_error")
+    event = GRAMMARS[dialect].error_event(500, "a\r\n\r\nb\n\nc", "engine_error", 3)
     assert event.endswith(b"\n\n")
     assert event.count(b"\n\n") == 1
     assert b"\r" not in event

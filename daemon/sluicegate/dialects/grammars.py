@@ -1,0 +1,17 @@
+"""The grammar of each dialect."""
+
+from ..exchange import Dialect
+from .chat import Chat
+from .completions import Completions
+from .grammar import Grammar
+from .messages import Messages
+from .plain import Plain
+from .responses import Responses
+
+GRAMMARS: dict[Dialect, Grammar] = {
+    Dialect.CHAT: Chat(),
+    Dialect.COMPLETIONS: Completions(),
+    Dialect.RESPONSES: Responses(),
+    Dialect.MESSAGES: Messages(),
+    Dialect.PLAIN: Plain(),
+}
