@@ -180,6 +180,7 @@ def test_account_has_no_shell_and_no_password(built: Deployment, account: str) -
 
 @pytest.mark.parametrize("path", SECRETS)
 def test_secret_is_readable_by_nobody_else(built: Deployment, path: str) -> None:
+    assert built.host.output("cat", path).strip(), f"{path} holds no secret"
     for account in ("nobody", *ACCOUNTS):
         allowed = account in {"sluicegate": "sluicegate", "vllm": "vllm", "grafana": "grafana"} and account in path
         result = built.host.run("runuser", "-u", account, "--", "cat", path, check=False)
@@ -187,12 +188,19 @@ def test_secret_is_readable_by_nobody_else(built: Deployment, path: str) -> None
 
 
 def test_no_secret_is_in_an_environment_a_command_line_or_the_journal(built: Deployment) -> None:
+    journal = built.host.output("journalctl", "--no-pager")
+    assert "sluicegate" in journal
     for secret in (TOKEN, PASSWORD):
+        held = ["grep", "--recursive", "--files-with-matches", "--fixed-strings", "--file=-", *SECRETS]
+        assert built.host.run(*held, stdin=secret).stdout, "it is on the host, where it should be"
         for place in ("environ", "cmdline"):
             # What is looked for comes by standard input, or the search would find itself.
             search = f"grep --files-with-matches --text --fixed-strings --file=- /proc/[0-9]*/{place} 2>/dev/null"
             assert built.host.run("sh", "-c", search, stdin=secret, check=False).stdout == ""
-        assert secret not in built.host.output("journalctl", "--no-pager")
+            copy = f"{secret}-copy"
+            planted = built.host.run("env", f"COPY={copy}", "sh", "-c", search, "-", copy, stdin=copy)
+            assert planted.stdout, "a copy would be found"
+        assert secret not in journal
 
 
 def test_all_targets_are_up_and_all_rules_loaded(prometheus: Prometheus) -> None:

@@ -16,7 +16,7 @@ from sluicegate.config.schema import UnixAddress
 from sluicegate.dialects.routes import ENDPOINTS
 from sluicegate.engines.engine import EngineState
 from sluicegate.outcome import Outcome
-from tests.contract.raw import RawAnswer, get, post
+from tests.engine_contract.raw import RawAnswer, get, post
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.routes import LEAKS
 from tests.fakes.script import Behaviour

@@ -10,7 +10,7 @@ import trio
 from h2.settings import SettingCodes
 from trio.testing import wait_all_tasks_blocked
 
-from sluicegate import lifecycle
+from sluicegate import gateway
 from tests.fakes.script import Behaviour, Fault, Kind
 from tests.harness import CHAT, Running, question
 from tests.wire.visitors import WAYS, Http2Visitor, Visitor, at_rest, come, dial_deaf, gate, visit
@@ -72,13 +72,13 @@ async def assert_cut(running: Running, visitor: Visitor) -> None:
 async def test_a_client_that_does_not_read_does_not_delay_the_end(
     way: str, path: str, body: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "LAST_WORDS_S", 0.1)
+    monkeypatch.setattr(gateway, "LAST_WORDS_S", 0.1)
     async with gate(max_active=1, client_stall_s=600.0, drain_s=0.05) as (engine, running):
         engine.script.next(Behaviour(fault=Fault(Kind.HUGE_EVENT, 2, size=TOO_MUCH)))
         async with stalled(way, running, path, body):
             await engine.until(lambda: len(engine.posts()) == 1)
             running.gateway.stop()
-            with trio.fail_after(SOON_S):
+            with trio.fail_after(1.0):  # half of what the last words have, unless they are told otherwise
                 await running.gateway.stopped.wait()
         assert sum(running.outcomes().values()) == 1
         await at_rest(running)
