@@ -48,7 +48,7 @@ class Body(Protocol):
         ...
 
     def parts(self) -> AsyncGenerator[bytes, None]:
-        """Its pieces as they arrive, framing removed. Whoever stops before the last one must close it."""
+        """Its pieces as they arrive, framing removed. A reader that stops before the last one must close it."""
         ...
 
 

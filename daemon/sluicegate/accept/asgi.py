@@ -72,7 +72,7 @@ class Gate:
                     await self._pipeline.handle(request, client)
                 nursery.cancel_scope.cancel()
         except* (ClientGone, ClientStalled):
-            pass  # whoever was served is not there any more; the connection is closed already
+            pass  # the client has disconnected; its connection is closed already
 
     async def _refuse(self, scope: HTTPScope, send: ASGISendCallable, refusal: Refusal) -> None:
         """Answer what is no request that this server takes, and close its connection."""
@@ -124,7 +124,7 @@ class _Manners:
 
     It forgets a request when its answer ends. On HTTP/1.1 it then closes the connection, and with bytes unread that
     resets it under the answer; on HTTP/2 what still comes of the request breaks the whole connection. So no answer
-    ends before its request has, or LINGER_S have passed. Whoever answers must go on receiving meanwhile, as
+    ends before its request has, or LINGER_S have passed. An application that answers must go on receiving meanwhile, as
     AsgiBody.watch and Quart do.
 
     It says "disconnect" at the proper end of an answer, too, in the middle of the last send. An application that is
@@ -259,9 +259,9 @@ class AsgiClient:
 
     async def _emit(self, event: ASGISendEvent) -> None:
         # HTTP/2's flow control blocks here, above the socket whose own deadline is in hypercorn.py.
-        with trio.move_on_after(self._stall_s) as patience:
+        with trio.move_on_after(self._stall_s) as deadline:
             await self._send(event)
-        if patience.cancelled_caught:
+        if deadline.cancelled_caught:
             # On HTTP/2 with all its streams: Hypercorn has no way to give up a single one that is not taken.
             self._peer.abort()
             raise ClientStalled

@@ -24,7 +24,7 @@ class Peer:
         self._listeners: set[Callable[[], None]] = set()
 
     def hung_up(self) -> None:
-        """It left; maybe with bytes on their way that nobody reads yet, as of an upload that waits for its slot."""
+        """It disconnected, perhaps with bytes that have not been read yet, as an upload does that is queued."""
         self._gone = True
         for tell in tuple(self._listeners):
             tell()

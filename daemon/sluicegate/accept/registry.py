@@ -32,7 +32,7 @@ class Listening:
         self._hypercorn = hypercorn_config(config.current)
         self._hangups = Hangups()
         self._fast: set[Http1Connection] = set()
-        self._left = trio.lowlevel.ParkingLot()  # who waits for connections to leave
+        self._left = trio.lowlevel.ParkingLot()  # tasks that wait for connections to close
         self._closing = False
         self.connections = 0
 

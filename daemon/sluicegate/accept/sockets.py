@@ -17,7 +17,7 @@ BACKLOG = 1024
 def bind(address: Address) -> trio.SocketListener:
     """Listen on `address`. OSError if it is taken or not allowed.
 
-    A Unix socket that a dead process left behind is removed first; one that somebody listens on is left alone.
+    A Unix socket that a dead process left behind is removed first; one with a listener is left alone.
     """
     if isinstance(address, UnixAddress):
         _remove_stale(address.path)
@@ -60,7 +60,7 @@ def reset_on_close(sock: socket.socket) -> None:
 def _remove_stale(path: str) -> None:
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return  # somebody's file: bind will say that the path is taken
+            return  # another file: bind reports that the path is taken
     except OSError:
         return  # not there, or not to be seen: bind will say so
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -72,4 +72,4 @@ def _remove_stale(path: str) -> None:
         except OSError:
             return  # one that is too busy to answer is taken, too
         else:
-            raise OSError(errno.EADDRINUSE, "somebody listens there already", path)
+            raise OSError(errno.EADDRINUSE, "another program listens there already", path)

@@ -4,7 +4,7 @@ from .schema import Config
 
 
 class Live:
-    """Whoever must follow a reload holds this, and reads `current` at the moment at which it needs a value."""
+    """What follows a reload holds this, and reads `current` at the moment at which it needs a value."""
 
     __slots__ = ("current",)
 

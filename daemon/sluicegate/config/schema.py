@@ -76,12 +76,14 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionConfig:
-    """[admission]: who may use the engine now, who waits, who is turned away."""
+    """[admission]: which request may use the engine now, which is queued, which is refused."""
 
     max_active: int = setting(2, "slots: requests at the engine at one time", env="MAX_ACTIVE", low=1, high=65536)
-    queue_mode: QueueMode = setting(QueueMode.QUEUE, "queue: wait for a slot; reject: 429 at once", env="QUEUE_MODE")
-    queue_max: int = setting(100, "requests that may wait at one time", env="QUEUE_MAX", low=0, high=65536)
-    queue_timeout_s: float = setting(120.0, "longest wait for a slot", env="QUEUE_TIMEOUT_S", low=0.01, high=86400)
+    queue_mode: QueueMode = setting(
+        QueueMode.QUEUE, "when no slot is free: queue, or reject (429) at once", env="QUEUE_MODE"
+    )
+    queue_max: int = setting(100, "requests that may be queued at one time", env="QUEUE_MAX", low=0, high=65536)
+    queue_timeout_s: float = setting(120.0, "longest time in the queue", env="QUEUE_TIMEOUT_S", low=0.01, high=86400)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +95,11 @@ class TimeoutConfig:
     )
     first_token_s: float = setting(120.0, "from the slot to the first byte of a stream", low=0.01, high=86400)
     idle_s: float = setting(60.0, "between two bytes of a stream", low=0.01, high=86400)
-    client_stall_s: float = setting(15.0, "longest that a client may refuse to take bytes", low=0.01, high=3600)
+    client_stall_s: float = setting(15.0, "longest time that a client may take no bytes", low=0.01, high=3600)
     head_read_s: float = setting(10.0, "from a request's first byte to the end of its headers", low=0.01, high=600)
     body_read_s: float = setting(60.0, "from the end of the headers to the end of the body", low=0.01, high=3600)
     keep_alive_s: float = setting(75.0, "how long an idle client connection is kept", low=0.01, high=3600)
-    drain_s: float = setting(30.0, "on SIGTERM: how long running requests may go on", low=0, high=86400)
+    drain_s: float = setting(30.0, "on SIGTERM: how long active requests may go on", low=0, high=86400)
 
 
 @dataclass(frozen=True, slots=True)

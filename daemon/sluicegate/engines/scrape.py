@@ -21,7 +21,7 @@ _TEXT = "text/plain; version=0.0.4"
 class Scrape:
     """GET /metrics of an engine, over one connection of its own: scrapes never stand in the way of probes.
 
-    Whoever made it must `aclose` it.
+    Its maker must `aclose` it.
     """
 
     def __init__(self, address: Address) -> None:

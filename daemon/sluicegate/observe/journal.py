@@ -18,7 +18,7 @@ ENTRY_MAX_BYTES = 12 * 1024
 INLINE_MAX_CHARS = 256
 
 #: How long one entry waits for a journald that is behind (milliseconds); see Sink.
-_PATIENCE_MS = 2
+_WAIT_MS = 2
 
 
 def entry(fields: Iterable[tuple[str, str]]) -> bytes:
@@ -42,7 +42,7 @@ class Journal:
     def __init__(self, path: str, on_drop: Callable[[], None]) -> None:
         self._path = path
         self._on_drop = on_drop
-        self._patience_ms = _PATIENCE_MS
+        self._wait_ms = _WAIT_MS
         self._sock: socket.socket | None = None
         self._closed = False
 
@@ -73,11 +73,11 @@ class Journal:
         except BlockingIOError:
             poll = select.poll()
             poll.register(sock, select.POLLOUT)
-            if not poll.poll(self._patience_ms):
-                self._patience_ms = 0  # the next ones do not wait, until one goes out again
+            if not poll.poll(self._wait_ms):
+                self._wait_ms = 0  # the next ones do not wait, until one goes out again
                 raise
             sock.send(data)
-        self._patience_ms = _PATIENCE_MS
+        self._wait_ms = _WAIT_MS
 
     def _connect(self) -> socket.socket | None:
         if self._closed:

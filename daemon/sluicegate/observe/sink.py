@@ -9,14 +9,14 @@ from collections.abc import Callable
 LINE_MAX_BYTES = 4096
 #: How long one line waits for a reader that is behind, in milliseconds. A burst of refusals outruns a pipe's 64 KiB for
 #: that long; a pause of the whole daemon should not be noticed by anybody.
-_PATIENCE_MS = 2
+_WAIT_MS = 2
 
 
 class Sink:
     """One write per line, to a duplicate of `fd`; a line that cannot go out at once is dropped and counted.
 
     Dropping, rather than waiting: whoever waits for a stopped journald (or a terminal under Ctrl-S) holds up every
-    client. Only the first line that finds no room waits, for _PATIENCE_MS; until one goes out again, the rest do not.
+    client. Only the first line that finds no room waits, for _WAIT_MS; until one goes out again, the rest do not.
     Dropping, rather than keeping for later: the lines would pile up without bound. `on_drop` counts what is missing.
 
     `fd` is asked (poll) before each write instead of being made non-blocking: that flag belongs to the open file, which
@@ -29,7 +29,7 @@ class Sink:
     def __init__(self, fd: int, on_drop: Callable[[], None]) -> None:
         self._on_drop = on_drop
         self._torn = False
-        self._patience_ms = _PATIENCE_MS
+        self._wait_ms = _WAIT_MS
         self._fd: int | None
         try:
             self._fd = os.dup(fd)
@@ -61,8 +61,8 @@ class Sink:
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
         try:
-            ready = poll.poll(self._patience_ms)
-            self._patience_ms = _PATIENCE_MS if ready else 0
+            ready = poll.poll(self._wait_ms)
+            self._wait_ms = _WAIT_MS if ready else 0
             return os.write(self._fd, line) if ready else 0
         except OSError:  # the reader is gone, or the disk is full
             return 0

@@ -47,7 +47,7 @@ class Deadline:
 
 
 class Exchange:
-    """A connection, lent from the pool for one request and its answer. A context manager: it always gives back."""
+    """A connection, lent from the pool for one request and its answer. A context manager: the pool gets it back."""
 
     def __init__(self, pool: Pool, connection: EngineConnection, head: AnswerHead) -> None:
         self._pool = pool

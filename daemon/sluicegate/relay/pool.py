@@ -33,7 +33,7 @@ class Pool:
         return connection
 
     def release(self, connection: EngineConnection) -> None:
-        """Give back what `acquire` returned: kept if it can be used again, closed if not."""
+        """Return what `acquire` gave: kept if it can be used again, closed if not."""
         self._busy -= 1
         if connection.reusable and len(self._idle) < IDLE_MAX:
             connection.idle_since = trio.current_time()
@@ -43,7 +43,7 @@ class Pool:
             connection.close()
 
     def close_idle(self) -> None:
-        """Close what nobody uses; for the end, and for an engine that was found dead."""
+        """Close idle connections; for the end, and for an engine that was found dead."""
         while self._idle:
             self._idle.pop().close()
 

@@ -31,7 +31,7 @@ class Wire(Protocol):
         ...
 
     def looks_alive(self) -> bool:
-        """For an idle wire: False if it was closed, or if bytes came that nobody asked for."""
+        """For an idle wire: False if it was closed, or if bytes came without a request."""
         ...
 
     def close(self) -> None:
@@ -39,7 +39,7 @@ class Wire(Protocol):
         ...
 
 
-#: Makes a new wire. OSError if nobody listens.
+#: Makes a new wire. OSError if nothing listens.
 Dial = Callable[[], Awaitable[Wire]]
 
 
@@ -97,7 +97,7 @@ class SocketWire:
 
 
 def dialer(address: Address, timeout_s: float) -> Dial:
-    """A Dial for `address`. It raises OSError if nobody listens or if connecting takes longer than `timeout_s`."""
+    """A Dial for `address`. It raises OSError if nothing listens or if connecting takes longer than `timeout_s`."""
     if isinstance(address, UnixAddress):
         return partial(_dial, address, socket.AF_UNIX, address.path, timeout_s)
     if not _is_literal(address.host):

@@ -22,7 +22,7 @@ SOCKETS_MAX = 16
 
 #: How long a notification waits for systemd to take it (seconds). A lost READY=1 is a failed start; a service manager
 #: that takes longer than this must still not hold up the clients.
-PATIENCE_S = 0.2
+SEND_TIMEOUT_S = 0.2
 
 #: systemd ignores a notification of more than 4096 bytes whole.
 STATUS_MAX_CHARS = 500
@@ -44,7 +44,7 @@ class Notifier:
         self._sock: socket.socket | None = None
         if address.startswith(("/", "@")):
             self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._sock.settimeout(PATIENCE_S)
+            self._sock.settimeout(SEND_TIMEOUT_S)
 
     def ready(self, status: str) -> None:
         """It is up, or done with a reload."""

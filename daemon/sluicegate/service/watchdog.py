@@ -15,7 +15,7 @@ from ..observe.logs import Log
 PAUSE_PART = 0.4
 
 #: How long a part may owe its proof, or the event loop be late, before the log names it; as a part of the same.
-PATIENCE_PART = 0.25
+LATE_PART = 0.25
 
 #: Returns when the part has proved that it goes round; a part that does not never returns.
 Prove = Callable[[], Awaitable[None]]
@@ -32,7 +32,7 @@ async def feed(alive: Callable[[], None], within_s: float, parts: Mapping[str, P
         due = trio.current_time() + PAUSE_PART * within_s
         await trio.sleep_until(due)
         late_s = trio.current_time() - due
-        if late_s > PATIENCE_PART * within_s:
+        if late_s > LATE_PART * within_s:
             log.error("wedged", detail="the event loop stood still", seconds=late_s)
 
 
@@ -44,7 +44,7 @@ async def _all_proved(parts: Mapping[str, Prove], within_s: float, log: Log) -> 
         owing.remove(name)
 
     async def complain() -> None:
-        await trio.sleep(PATIENCE_PART * within_s)
+        await trio.sleep(LATE_PART * within_s)
         names = " and ".join(owing)
         log.error("wedged", detail=f"{names}: no progress, so systemd gets no sign until there is some")
 

@@ -140,7 +140,7 @@ def _requests() -> Row:
             series(
                 Text(
                     "Errors, shed and abandoned",
-                    "Shares of all requests. Errors: faults and deadlines at the engine. Shed: turned away by the "
+                    "Shares of all requests. Errors: faults and deadlines at the engine. Shed: refused by the "
                     "gate, so the load is more than the slots can carry. Abandoned: the client left first, often "
                     "because it waited too long.",
                     "percentunit",

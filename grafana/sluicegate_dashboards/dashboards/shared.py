@@ -35,8 +35,8 @@ def outcomes() -> Panel:
     return series(
         Text(
             "Outcomes",
-            "How requests ended, stacked: the height is the offered load. Green is served, yellow to orange was turned "
-            "away by the gate, red and purple are faults and deadlines at the engine, blue are clients that left. "
+            "How requests ended, stacked: the height is the offered load. Green is served, yellow to orange was shed "
+            "by the gate, red and purple are faults and deadlines at the engine, blue are clients that left. "
             "Yellow beside steady green is an overload that is handled; red or purple is a fault to look into.",
             "reqps",
             runbook=("SluicegateErrorBudgetBurningFast",),
@@ -71,7 +71,7 @@ def queue() -> Panel:
         Text(
             "Requests waiting",
             "Requests that wait for a slot, against QUEUE_MAX (dashed). Short peaks are what the queue is for; a queue "
-            "that stays at its limit only adds waiting to what is then turned away anyway.",
+            "that stays at its limit only adds waiting to what is then refused anyway.",
             "short",
             runbook=("SluicegateSaturated",),
             more=Uid.CAPACITY,

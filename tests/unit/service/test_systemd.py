@@ -98,7 +98,7 @@ def test_without_an_address_that_is_understood_nothing_is_said(address: str, man
 def test_a_manager_that_is_gone_or_does_not_listen_costs_nothing_but_its_news(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(systemd, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(systemd, "SEND_TIMEOUT_S", 0.01)
     with contextlib.closing(Notifier(str(tmp_path / "nobody"))) as notifier:
         notifier.ready("Serving.")
     manager = Manager(str(tmp_path / "full"))

@@ -94,8 +94,8 @@ class Http1Connection:
         config = self.config.current
         timeouts, limits = config.timeouts, config.limits
         buffer = self._buffer
-        patience = timeouts.head_read_s if buffer else FIRST_REQUEST_S if self.closing else timeouts.keep_alive_s
-        deadline = trio.current_time() + patience
+        seconds = timeouts.head_read_s if buffer else FIRST_REQUEST_S if self.closing else timeouts.keep_alive_s
+        deadline = trio.current_time() + seconds
         searched = 0
         while True:
             if buffer.startswith(b"\r\n"):  # an empty line before a request means nothing (RFC 9112, section 2.2)
