@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 from tests.bench.storm import AT_ONCE, QUEUE, SLOTS, Storm, engine
-from tests.contract.raw import get
+from tests.engine_contract.raw import get
 from tests.wire import daemons
 from tests.wire.upstream import open_upstream
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 from sluicegate.relay.splice import framed
-from tests.contract.raw import get, post
+from tests.engine_contract.raw import get, post
 from tests.harness import CHAT
 from tests.wire import daemons
 from tests.wire.upstream import open_upstream

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from tests.contract.raw import RESET_ON_CLOSE, post
+from tests.engine_contract.raw import RESET_ON_CLOSE, post
 
 #: Streams under way at one time, and what the gateway has for them: some leave while they wait, a few are turned away.
 AT_ONCE = 64

@@ -20,8 +20,8 @@ import trio
 
 from tests import harness
 from tests.conformance.subject import PATIENCE_S, FakeSubject, Subject
-from tests.contract.target import Target
 from tests.engine.real import START_S, RealEngine
+from tests.engine_contract.target import Target
 from tests.fakes.engine import MODEL, FakeEngine, open_engine
 from tests.fakes.script import Behaviour
 from tests.harness import configuration, open_gateway

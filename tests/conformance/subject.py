@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import trio
 
-from tests.contract.raw import RawAnswer, RawClient, post
-from tests.contract.target import DIALECTS, Target
+from tests.engine_contract.raw import RawAnswer, RawClient, post
+from tests.engine_contract.target import DIALECTS, Target
 from tests.fakes.engine import FakeEngine
 from tests.fakes.script import Behaviour
 

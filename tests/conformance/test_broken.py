@@ -14,7 +14,7 @@ from tests.conformance.subject import (
     is_error_event,
     plain,
 )
-from tests.contract.target import DIALECTS
+from tests.engine_contract.target import DIALECTS
 from tests.fakes.script import BEFORE_FIRST_EVENT, BEFORE_HEAD, Behaviour, Fault, Kind
 
 every_dialect = pytest.mark.parametrize("dialect", DIALECTS)

@@ -6,8 +6,8 @@ import pytest
 import trio
 
 from tests.conformance.subject import PATIENCE_S, FakeSubject, Subject
-from tests.contract.raw import leave
-from tests.contract.target import DIALECTS, Target
+from tests.engine_contract.raw import leave
+from tests.engine_contract.target import DIALECTS, Target
 from tests.fakes.script import Behaviour
 
 every_dialect = pytest.mark.parametrize("dialect", DIALECTS)

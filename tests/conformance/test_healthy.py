@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from tests.conformance.subject import WITH_DONE, FakeSubject, Subject, final_frame, plain, without_stamp
-from tests.contract.raw import RawAnswer, RawClient
-from tests.contract.target import DIALECTS
+from tests.engine_contract.raw import RawAnswer, RawClient
+from tests.engine_contract.target import DIALECTS
 from tests.fakes.script import Behaviour, Fault, Framing, Kind, Wire, Writes
 
 every_dialect = pytest.mark.parametrize("dialect", DIALECTS)

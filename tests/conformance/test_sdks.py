@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from tests.conformance.subject import PATIENCE_S, FakeSubject
-from tests.contract.target import Target
+from tests.engine_contract.target import Target
 from tests.fakes.script import BEFORE_HEAD, Behaviour, Fault, Kind
 
 QUESTION = "Where does the water go?"

@@ -6,9 +6,9 @@ import pytest
 import trio
 
 from tests import harness
-from tests.contract.target import PATIENCE_S, Target
 from tests.engine.real import START_S, RealEngine
 from tests.engine.waits import idle, until
+from tests.engine_contract.target import PATIENCE_S, Target
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sluicegate.embedded.engine import EmbeddedEngine
 from sluicegate.embedded.prepare import EnginePaths
-from tests.contract.target import Target
+from tests.engine_contract.target import Target
 
 #: With few places in its batch its own queue is in reach of a test. With few tokens to a step a long prompt takes many
 #: steps: an engine drops an aborted request between two of them and not before, and the prompt of 1,900 tokens would

@@ -11,7 +11,6 @@ import openai
 from anthropic.types import MessageParam
 from openai.types.chat import ChatCompletionStreamOptionsParam, ChatCompletionUserMessageParam
 
-from tests.contract.target import PATIENCE_S
 from tests.engine.answers import (
     Answer,
     of_chat,
@@ -22,6 +21,7 @@ from tests.engine.answers import (
     of_response,
     of_response_stream,
 )
+from tests.engine_contract.target import PATIENCE_S
 
 QUESTION = "What is the capital of France?"
 MESSAGES: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": QUESTION}]

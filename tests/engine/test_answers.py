@@ -6,10 +6,10 @@ import msgspec
 import pytest
 import trio
 
-from tests.contract.raw import RawAnswer, post
-from tests.contract.target import DIALECTS, PATIENCE_S, Target
 from tests.engine.sdks import ASKS
 from tests.engine.waits import until
+from tests.engine_contract.raw import RawAnswer, post
+from tests.engine_contract.target import DIALECTS, PATIENCE_S, Target
 from tests.harness import Running, configuration, open_gateway
 
 pytestmark = pytest.mark.engine

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import trio
 
-from tests.contract.raw import post
-from tests.contract.target import DIALECTS, PATIENCE_S, Numbers, Target
 from tests.engine.real import SEQUENCES
 from tests.engine.waits import POLL_S, entered, idle, until
+from tests.engine_contract.raw import post
+from tests.engine_contract.target import DIALECTS, PATIENCE_S, Numbers, Target
 from tests.harness import Running, configuration, open_gateway
 from tests.wire.visitors import WAYS, Http2Visitor, Visitor, come
 

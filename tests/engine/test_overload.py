@@ -7,9 +7,9 @@ import pytest
 import trio
 
 from sluicegate.config.schema import QueueMode
-from tests.contract.raw import RawAnswer, RawClient, post
-from tests.contract.target import DIALECTS, PATIENCE_S, Target
 from tests.engine.waits import POLL_S
+from tests.engine_contract.raw import RawAnswer, RawClient, post
+from tests.engine_contract.target import DIALECTS, PATIENCE_S, Target
 from tests.harness import Running, configuration, open_gateway
 
 pytestmark = pytest.mark.engine

@@ -9,11 +9,11 @@ import pytest
 import trio
 
 from sluicegate.route.backends import EngineState
-from tests.contract.raw import RawAnswer, get, post
-from tests.contract.target import DIALECTS, PATIENCE_S, Target
 from tests.engine.programs import family
 from tests.engine.real import START_S, RealEngine
 from tests.engine.waits import POLL_S, entered, until_status
+from tests.engine_contract.raw import RawAnswer, get, post
+from tests.engine_contract.target import DIALECTS, PATIENCE_S, Target
 from tests.harness import Running, configuration, open_gateway
 
 pytestmark = pytest.mark.engine

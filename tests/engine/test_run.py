@@ -18,11 +18,11 @@ import pytest
 import trio
 
 from sluicegate.embedded.prepare import EnginePaths
-from tests.contract.raw import post
-from tests.contract.target import DIALECTS, PATIENCE_S, Target
 from tests.engine.programs import END_S, Program, family, running
 from tests.engine.real import RealEngine, engine_environment, free_port
 from tests.engine.waits import refused, until_status
+from tests.engine_contract.raw import post
+from tests.engine_contract.target import DIALECTS, PATIENCE_S, Target
 
 pytestmark = pytest.mark.engine
 

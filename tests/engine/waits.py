@@ -5,7 +5,7 @@ from collections.abc import Callable
 import httpx2
 import trio
 
-from tests.contract.target import Numbers, Target
+from tests.engine_contract.target import Numbers, Target
 from tests.harness import Running
 
 #: An engine's numbers are only to be had by asking for them. Each answer costs it 5 ms of the core on which it also

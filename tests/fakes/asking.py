@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from tests.contract.raw import RawAnswer, RawClient, post
+from tests.engine_contract.raw import RawAnswer, RawClient, post
 
 CHAT = "/v1/chat/completions"
 QUESTION = {"messages": [{"role": "user", "content": "Where does the water go?"}], "stream": True}

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
-from tests.contract.raw import RawClient
+from tests.engine_contract.raw import RawClient
 from tests.fakes.asking import Connect
 from tests.fakes.engine import FakeEngine, open_engine
 

@@ -6,7 +6,7 @@
         ...
         await engine.until(lambda: engine.running == 0)
 
-It passes the contract suite of the real thing (tests/contract). As a process: `python -m tests.fakes.engine --help`.
+It passes the real engine's contract suite (tests/engine_contract). As a process: `python -m tests.fakes.engine --help`.
 """
 
 import contextlib

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.contract.raw import RawClient, get, post
+from tests.engine_contract.raw import RawClient, get, post
 from tests.fakes.asking import CHAT, QUESTION, STREAMED, WHOLE, Connect, ask
 from tests.fakes.engine import FakeEngine
 from tests.fakes.script import (

@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from tests.contract.raw import RawClient, parse, post
+from tests.engine_contract.raw import RawClient, parse, post
 from tests.fakes.asking import CHAT, EVENTS, QUESTION, STREAMED, WHOLE, Connect, ask
 from tests.fakes.engine import FakeEngine
 from tests.fakes.script import (

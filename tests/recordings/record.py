@@ -4,8 +4,8 @@ import sys
 
 import trio
 
-from tests.contract.raw import post
-from tests.contract.target import Target
+from tests.engine_contract.raw import post
+from tests.engine_contract.target import Target
 from tests.recordings.recorded import HERE, QUESTIONS
 
 

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from sluicegate.config.settings import SETTINGS
-from tests.contract.raw import RawClient, post
+from tests.engine_contract.raw import RawClient, post
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.script import Behaviour
 from tests.harness import CHAT, question

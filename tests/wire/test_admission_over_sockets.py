@@ -8,7 +8,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from sluicegate.config.schema import QueueMode, TcpAddress
 from sluicegate.outcome import Outcome
-from tests.contract.raw import RawClient, post
+from tests.engine_contract.raw import RawClient, post
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.script import BEFORE_FIRST_EVENT, BEFORE_HEAD, ON_ACCEPT, Behaviour, Fault, Kind
 from tests.harness import CHAT, QUESTIONS, Running, configuration, open_gateway, question

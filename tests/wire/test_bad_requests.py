@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from sluicegate.outcome import Outcome
-from tests.contract.raw import RawAnswer, post
+from tests.engine_contract.raw import RawAnswer, post
 from tests.harness import CHAT, Running, question
 from tests.wire.visitors import Http2Visitor, ask, assert_refused, at_rest, chunked, come, dial, gate, raw, visit
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.contract.raw import RawAnswer
+from tests.engine_contract.raw import RawAnswer
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.script import AT_END, BEFORE_FIRST_EVENT, BEFORE_HEAD, Behaviour, Fault, Framing, Kind, Wire, Writes
 from tests.harness import CHAT, QUESTIONS, Running, configuration, open_gateway, question

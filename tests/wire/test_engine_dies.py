@@ -5,7 +5,7 @@ import trio
 
 from sluicegate.outcome import Outcome
 from sluicegate.route.backends import EngineState
-from tests.contract.raw import get
+from tests.engine_contract.raw import get
 from tests.fakes.script import Behaviour
 from tests.harness import QUESTIONS, question
 from tests.wire.visitors import WAYS, ask, assert_refused, at_rest, come, gate, log_line, visit

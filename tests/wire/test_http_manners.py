@@ -5,7 +5,7 @@ import trio
 import trio.testing
 
 from sluicegate.outcome import Outcome
-from tests.contract.raw import get, parse, post
+from tests.engine_contract.raw import get, parse, post
 from tests.fakes.script import Behaviour
 from tests.harness import CHAT, Running, question
 from tests.wire.visitors import WAYS, Http2Visitor, ask, at_rest, chunked, come, dial, gate, log_line, raw, visit

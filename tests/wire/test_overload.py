@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.contract.raw import get, post
+from tests.engine_contract.raw import get, post
 from tests.fakes.engine import open_engine
 from tests.fakes.script import Behaviour
 from tests.harness import CHAT, question

@@ -12,7 +12,7 @@ import trio
 
 from sluicegate import lifecycle
 from sluicegate.gateway import Gateway
-from tests.contract.raw import RawClient, get, post
+from tests.engine_contract.raw import RawClient, get, post
 from tests.fakes.engine import open_engine
 from tests.harness import CHAT, configuration, question
 from tests.unit.config.broken import BROKEN, Broken

@@ -9,7 +9,7 @@ import trio
 from sluicegate.config.schema import Config, QueueMode
 from sluicegate.config.settings import SETTINGS, build, value_of
 from sluicegate.outcome import Outcome
-from tests.contract.raw import get, post
+from tests.engine_contract.raw import get, post
 from tests.fakes.script import Behaviour
 from tests.harness import CHAT, Running, question
 from tests.wire.visitors import WAYS, ask, come, gate, raw

@@ -16,7 +16,7 @@ from sluicegate.config.schema import UnixAddress
 from sluicegate.openai.routes import ENDPOINTS
 from sluicegate.outcome import Outcome
 from sluicegate.route.backends import EngineState
-from tests.contract.raw import RawAnswer, get, post
+from tests.engine_contract.raw import RawAnswer, get, post
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.routes import LEAKS
 from tests.fakes.script import Behaviour

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from tests.contract.raw import RawClient, get, post
+from tests.engine_contract.raw import RawClient, get, post
 from tests.fakes.engine import FakeEngine
 from tests.harness import CHAT, question
 from tests.wire.daemons import TOML, Daemon, run, started, streaming

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from sluicegate.relay.splice import framed
-from tests.contract.raw import RawAnswer, parse, post
+from tests.engine_contract.raw import RawAnswer, parse, post
 from tests.fakes.script import Behaviour, Fault, Kind
 from tests.harness import CHAT, Running, configuration, open_gateway, question
 from tests.recordings.recorded import recorded, recordings

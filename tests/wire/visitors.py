@@ -17,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from sluicegate.outcome import Outcome
 from sluicegate.route.backends import EngineState
-from tests.contract.raw import RawAnswer, RawClient, leave, post
+from tests.engine_contract.raw import RawAnswer, RawClient, leave, post
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.harness import CHAT, PATIENCE_S, Running, configuration, open_gateway, question
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx2
 import trio
 
-from tests.contract.raw import RawAnswer, RawClient
+from tests.engine_contract.raw import RawAnswer, RawClient
 
 #: The gateway's four generating dialects: the path, how a prompt is put, and what bounds the answer.
 DIALECTS = {

@@ -14,7 +14,7 @@ import pytest
 import trio
 from openai.types.chat import ChatCompletionStreamOptionsParam, ChatCompletionUserMessageParam
 
-from tests.contract.target import PATIENCE_S, Target
+from tests.engine_contract.target import PATIENCE_S, Target
 
 QUESTION = "What is the capital of France?"
 CHAT: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": QUESTION}]

@@ -5,7 +5,7 @@ from itertools import groupby
 import msgspec
 import pytest
 
-from tests.contract.raw import RawAnswer, RawClient, parse, post
+from tests.engine_contract.raw import RawAnswer, RawClient, parse, post
 from tests.fakes.engine import open_engine
 from tests.recordings.recorded import Recorded, recordings
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.contract.raw import get, post
-from tests.contract.target import DIALECTS, Target
+from tests.engine_contract.raw import get, post
+from tests.engine_contract.target import DIALECTS, Target
 
 
 def error_of(body: object) -> dict[str, Any]:

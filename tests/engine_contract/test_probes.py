@@ -1,7 +1,7 @@
 """What the gateway asks an engine about itself, and the routes that take no slot."""
 
-from tests.contract.raw import get, post
-from tests.contract.target import Target
+from tests.engine_contract.raw import get, post
+from tests.engine_contract.target import Target
 
 
 async def test_health_is_an_empty_200(engine: Target) -> None:

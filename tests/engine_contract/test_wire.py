@@ -6,8 +6,8 @@ import httpx2
 import pytest
 import trio
 
-from tests.contract.raw import get, leave, post
-from tests.contract.target import DIALECTS, PATIENCE_S, Numbers, Target
+from tests.engine_contract.raw import get, leave, post
+from tests.engine_contract.target import DIALECTS, PATIENCE_S, Numbers, Target
 
 #: An engine may take this long to notice that a client has left (the gateway promises 0.5 s of its own).
 NOTICE_S = 10.0

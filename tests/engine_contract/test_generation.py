@@ -7,8 +7,8 @@ import msgspec
 import pytest
 import trio
 
-from tests.contract.raw import RawAnswer, post
-from tests.contract.target import DIALECTS, PATIENCE_S, Numbers, Target
+from tests.engine_contract.raw import RawAnswer, post
+from tests.engine_contract.target import DIALECTS, PATIENCE_S, Numbers, Target
 
 #: Dialects whose stream is made of nameless events and ends with [DONE].
 PLAIN = ["chat", "completions"]

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.contract.target import Target
+from tests.engine_contract.target import Target
 from tests.fakes.engine import MODEL, open_engine
 from tests.fakes.script import Behaviour
 
