@@ -344,6 +344,7 @@ def test_every_rule_is_evaluated_and_has_data(built: Deployment, prometheus: Pro
         assert [f"{rule['name']}: {rule['lastError']}" for rule in rules if rule["health"] != "ok"] == []
         now = time.time()
         recorded = [rule for rule in rules if rule["type"] == "recording"]
+        assert recorded
         empty = [rule["name"] for rule in recorded if not prometheus.samples(rule["name"], built.since, now, step=5)]
         assert empty == []
 
