@@ -46,14 +46,15 @@ def checked(role: Path) -> Ranges:
     return found
 
 
-def _mappings(node: object, key: str) -> Iterator[tuple[str, float, float]]:
+def _mappings(node: Any, key: str) -> Iterator[tuple[str, float, float]]:
     if isinstance(node, dict):
         if {"min", "max"} <= set(node):
             yield node.get("name", key), float(node["min"]), float(node["max"])
         for inner, value in node.items():
             yield from _mappings(value, inner)
-    for value in node if isinstance(node, list) else []:
-        yield from _mappings(value, "")
+    elif isinstance(node, list):
+        for value in node:
+            yield from _mappings(value, "")
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -84,8 +85,8 @@ def test_the_engines_programs_accept_what_the_role_does() -> None:
     """The role is the stricter one: it knows vLLM's version."""
     ranges = described(ANSIBLE / "roles/vllm")
     start, ready = load("vllm-start"), load("vllm-wait-ready")
-    assert ranges["vllm_shutdown_timeout_s"] == (0, start.LARGEST_SHUTDOWN_S)
-    assert ranges["vllm_ready_timeout_s"] == (1, ready.LARGEST_TIMEOUT_S)
+    assert ranges["vllm_shutdown_timeout_s"] == (0.0, float(start.LARGEST_SHUTDOWN_S))
+    assert ranges["vllm_ready_timeout_s"] == (1.0, float(ready.LARGEST_TIMEOUT_S))
     for name in ("max_model_len", "max_num_seqs", "gpu_memory_utilization"):
         check, _ = start.FLAGS[f"ENGINE_{name.upper()}"]
         for value in ranges[name]:
