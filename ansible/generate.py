@@ -5,6 +5,9 @@
 
 The specification is the one source of a variable: its type, its meaning, what is allowed and its default. The entry
 point `preflight` has the options of `main`, so that a wrong type stops a play before its first change too.
+
+What the daemon accepts has one source as well, daemon/sluicegate/config/schema.py. The part of the role gateway's
+vars/main.yml between two markers is written from it: the ranges that preflight checks, and the environment variables.
 """
 
 import argparse
@@ -18,12 +21,17 @@ from typing import Any
 
 import yaml
 
+from sluicegate.config.settings import SETTINGS
+
 ROLES = Path(__file__).parent / "roles"
 
 BEGIN = "<!-- variables: generate.py writes this table from meta/argument_specs.yml -->"
 END = "<!-- end of variables -->"
 
 HEAD = "# Written by ansible/generate.py from meta/argument_specs.yml: change that file and run it again.\n"
+
+SETTINGS_BEGIN = "# Settings: ansible/generate.py writes this part from daemon/sluicegate/config/schema.py."
+SETTINGS_END = "# End of settings."
 
 #: The repository's line length.
 WIDTH = 120
@@ -51,7 +59,8 @@ def main() -> int:
     stale = [path for path, text in texts.items() if not path.exists() or path.read_text() != text]
     if args.check:
         for path in stale:
-            print(f"{path} differs from what its role's meta/argument_specs.yml says: run python ansible/generate.py.")
+            source = "the gateway's schema" if path.parent.name == "vars" else "its role's meta/argument_specs.yml"
+            print(f"{path} differs from what {source} says: run python ansible/generate.py.")
         return 1 if stale else 0
     for path in stale:
         path.parent.mkdir(exist_ok=True)
@@ -78,6 +87,9 @@ def written(role: Path) -> dict[Path, str]:
             _check(f"{role.name}: {variable} of the entry point {name}", option)
     readme = role / "README.md"
     files = {readme: _readme(readme, specs)}
+    variables = role / "vars" / "main.yml"
+    if variables.exists() and SETTINGS_BEGIN in (text := variables.read_text()):
+        files[variables] = _with_settings(role.name, text)
     if "main" in specs:
         if specs.get("preflight") != specs["main"]:
             raise SpecError(f"{role.name}: write `main: &spec` and `preflight: *spec` in meta/argument_specs.yml.")
@@ -156,6 +168,28 @@ def _sentences(option: Mapping[str, Any]) -> str:
     if option.get("choices"):
         text += f" Allowed: {', '.join(f'`{choice}`' for choice in option['choices'])}."
     return text
+
+
+def _with_settings(role: str, text: str) -> str:
+    """vars/main.yml with what the daemon accepts between the markers. Its __ROLE_variable_of names the settings."""
+    before, _, rest = text.partition(SETTINGS_BEGIN)
+    _, end, after = rest.partition(SETTINGS_END)
+    if not end:
+        raise SpecError(f"{role}: vars/main.yml has no line {SETTINGS_END}: put it behind the part of the settings.")
+    variable_of = yaml.safe_load(text)[f"__{role}_variable_of"]
+    unknown = sorted(set(variable_of) - set(SETTINGS))
+    if unknown:
+        raise SpecError(f"{role}: __{role}_variable_of names {', '.join(unknown)}: name settings that the schema has.")
+    lines = ["# The least and the most that the daemon accepts.", f"__{role}_setting_ranges:"]
+    for key, variable in variable_of.items():
+        setting = SETTINGS[key]
+        if setting.low is not None:
+            lines.append(f"  {variable}: {{min: {json.dumps(setting.low)}, max: {json.dumps(setting.high)}}}")
+    lines.append(f"__{role}_default_drain_s: {SETTINGS['timeouts.drain_s'].default:g}")
+    lines.append("# Nothing of the controller's or the host's environment may speak for the file.")
+    lines.append(f"__{role}_no_environment:")
+    lines += [f'  {setting.env}: ""' for setting in SETTINGS.values() if setting.env]
+    return "\n".join([before + SETTINGS_BEGIN, *lines, SETTINGS_END + after])
 
 
 def _readme(path: Path, specs: Mapping[str, Any]) -> str:

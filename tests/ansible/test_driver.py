@@ -246,9 +246,13 @@ def test_the_pin_covers_the_distributions_drivers_and_not_what_they_depend_on(ro
     def covered(source: str) -> bool:
         return any(fnmatch.fnmatch(source, pattern) for pattern in patterns)
 
+    assert VENDOR["distribution_sources"]
+    assert VENDOR["distribution_dependencies"]
     for sources in VENDOR["distribution_sources"].values():
+        assert sources
         assert [source for source in sources if not covered(source)] == []
     for needed in VENDOR["distribution_dependencies"].values():
+        assert needed
         assert [source for source in needed if covered(source)] == []
 
 

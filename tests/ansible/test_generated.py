@@ -161,3 +161,48 @@ def test_the_check_covers_each_role_that_has_variables(tmp_path: Path) -> None:
         readme.write_text(readme.read_text().replace("| variable |", "| name |"))
     stale = generate("--roles", str(tmp_path), "--check").stdout.splitlines()
     assert [Path(line.split(" differs")[0]).parent.name for line in stale] == ROLES
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Path:
+    """A copy of the role gateway, whose vars/main.yml holds what the daemon accepts."""
+    return Path(shutil.copytree(ANSIBLE / "roles/gateway", tmp_path / "gateway"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("max: 65536}", "max: 65537}"), ("default_drain_s: 30", "default_drain_s: 31"), ("  LISTEN:", "  LISTENS:")],
+)
+def test_a_change_by_hand_of_what_the_daemon_accepts_is_noticed_and_undone(gateway: Path, old: str, new: str) -> None:
+    path = gateway / "vars/main.yml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    checked = generate("--roles", str(gateway.parent), "--check")
+    assert checked.returncode == 1
+    assert checked.stdout == f"{path} differs from what the gateway's schema says: run python ansible/generate.py.\n"
+    assert generate("--roles", str(gateway.parent)).stdout == f"{path}: written\n"
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("# End of settings.", "# End.", "gateway: vars/main.yml has no line # End of settings.: put it behind"),
+        (
+            "admission.queue_max:",
+            "admission.queue:",
+            "gateway: __gateway_variable_of names admission.queue: name settings",
+        ),
+    ],
+)
+def test_a_part_of_the_settings_that_cannot_be_written_is_refused(
+    gateway: Path, old: str, new: str, sentence: str
+) -> None:
+    path = gateway / "vars/main.yml"
+    text = path.read_text().replace(old, new)
+    path.write_text(text)
+    refused = generate("--roles", str(gateway.parent))
+    assert refused.returncode == 1
+    assert sentence in refused.stderr
+    assert path.read_text() == text

@@ -84,6 +84,7 @@ def all_rules_are_loaded(prometheus: Prometheus) -> None:
     """The live Prometheus has every rule of the repository, and no other."""
     files = (REPOSITORY / "prometheus" / "rules").glob("*.yml")
     named = {name for path in files for name in re.findall(r"(?:record|alert): (\S+)", path.read_text())}
+    assert named
     assert {rule["name"] for rule in prometheus.rules()} == named
 
 
@@ -91,6 +92,8 @@ def every_rule_is_evaluated(prometheus: Prometheus) -> None:
     """No rule has an error, and none waits for its first evaluation."""
 
     def evaluated() -> None:
-        assert [f"{rule['name']}: {rule['lastError']}" for rule in prometheus.rules() if rule["health"] != "ok"] == []
+        rules = prometheus.rules()
+        assert rules
+        assert [f"{rule['name']}: {rule['lastError']}" for rule in rules if rule["health"] != "ok"] == []
 
     eventually(evaluated, SCRAPES_S)

@@ -142,6 +142,7 @@ def test_the_drop_in_has_it_tried_again_for_as_long_as_it_takes() -> None:
 
 def test_the_counters_are_in_the_form_that_the_exporter_reads() -> None:
     lines = [line for line in COUNTERS.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    assert lines
     for row in csv.reader(lines):
         assert len(row) == 3, row
         assert row[1].strip() in ("gauge", "counter", "label"), row

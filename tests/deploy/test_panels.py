@@ -27,6 +27,7 @@ def test_every_expression_of_a_panel_is_in_a_graph() -> None:
         board = json.loads(path.read_text())
         for panel in board["panels"]:
             wanted[board["uid"], panel["title"]] += len(panel.get("targets", ()))
+    assert wanted
     found = {
         (f"sluicegate-{board}", title): texts
         for board, shown in panels.dashboards().items()

@@ -78,6 +78,7 @@ async def test_the_end_of_a_stream(engine: Target, dialect: str, asked: bool) ->
         assert answer.events()[-1] == b"data: [DONE]"
     else:
         assert usages == []
+        assert chunks
         assert all(decoded(chunk)["choices"] for chunk in chunks)
         report = decoded(answer.events()[-1].removeprefix(b": sluicegate "))
         assert (report["prompt_tokens"], report["completion_tokens"]) == (prompt, completion)

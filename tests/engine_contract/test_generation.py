@@ -101,6 +101,7 @@ async def test_the_usage_chunk_comes_last_and_has_no_choices(engine: Target, dia
     question = engine.question(dialect, stream=True, stream_options={"include_usage": True})
     answer = await engine.ask(post(DIALECTS[dialect], question))
     *others, last = events(answer)
+    assert others
     assert last["choices"] == []
     assert {"prompt_tokens", "completion_tokens", "total_tokens"} <= set(last["usage"])
     assert all(event["choices"] and not event.get("usage") for event in others)
@@ -114,6 +115,7 @@ async def test_no_usage_unless_asked_for(engine: Target, dialect: str, options: 
     question = engine.question(dialect, stream=True, stream_options=options)
     answer = await engine.ask(post(DIALECTS[dialect], question))
     assert answer.status == 200
+    assert len(events(answer)) > 1
     assert all(event["choices"] and not event.get("usage") for event in events(answer))
 
 

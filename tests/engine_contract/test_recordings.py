@@ -37,6 +37,7 @@ def test_a_recording_is_a_whole_answer(recording: Recorded) -> None:
     answer = parse(recording.raw)
     assert answer is not None
     assert answer.complete
+    assert answer.body
     assert all(chunk.endswith(b"\n\n") for chunk in answer.chunks)
     assert len(recording.raw) < 16_384
 

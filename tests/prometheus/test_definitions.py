@@ -29,7 +29,9 @@ STARTED_ANEW = {"RESET_GPU": "reset", "RESTART_BM": "reboot", "RESTART_VM": "reb
 
 
 def test_the_committed_rules_and_tables_are_what_the_source_builds() -> None:
-    for path, text in build.rendered().items():
+    rendered = build.rendered()
+    assert {path.name for path in rendered} == {"alerts.yml", "recording.yml", "runbook.md"}
+    for path, text in rendered.items():
         assert path.read_text("utf-8") == text, f"{path.name} is stale: run {build.COMMAND}"
 
 
@@ -122,6 +124,7 @@ def test_a_recorded_value_counts_these_groups(record: str, groups: set[str]) -> 
 
 @pytest.mark.parametrize("group", DEFINED.outcomes)
 def test_a_pattern_selects_something(group: str) -> None:
+    assert DEFINED.outcomes[group]
     for pattern in DEFINED.outcomes[group]:
         assert any(re.fullmatch(pattern, outcome) for outcome in Outcome), pattern
 

@@ -173,7 +173,10 @@ async def test_the_framing_is_the_engines_own(tmp_path: Path) -> None:
 async def test_without_descriptors_for_the_pump_streams_take_the_ordinary_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    refused = []
+
     def dup(fd: int) -> int:
+        refused.append(fd)
         raise OSError(24, "Too many open files")
 
     async with opened("unix", tmp_path) as (upstream, running), await come("fast", running) as visitor:
@@ -184,6 +187,7 @@ async def test_without_descriptors_for_the_pump_streams_take_the_ordinary_way(
             check_stream(answer, stream.name, asked=False)
         await running.settled()
         assert running.outcomes() == {"served": len(STREAMS)}
+        assert len(refused) == len(STREAMS), "the pump asks for descriptors in another way"
 
 
 # --- a deadline that passes while the client does not read ---
@@ -251,6 +255,7 @@ async def test_an_answer_whose_time_is_over_while_its_client_sleeps_has_nothing_
             await engine.until(lambda: len(engine.posts()) == 1)
             await running.settled()
             received = await read_all(visitor.stream)
+        assert received.startswith(b"HTTP/1.1 200 ")
         assert b"timeout_total" not in received
         assert len(received) < TOO_MUCH
         assert running.outcomes() == {"timeout_total": 1}

@@ -65,7 +65,7 @@ async def test_it_is_fed_at_once_and_then_at_least_twice_in_the_time_allowed(aut
         assert len(it.signs) == 1
         await trio.sleep(100 * WITHIN_S)
         assert all(late - early <= WITHIN_S / 2 for early, late in zip(it.signs, it.signs[1:], strict=False))
-        assert len(it.signs) <= 300, "no busy work"
+        assert 200 <= len(it.signs) <= 300, "neither too few nor busy work"
         assert it.wedged == []
 
 
@@ -73,6 +73,7 @@ async def test_each_part_must_prove_itself_each_time(autojump_clock: MockClock) 
     parts = [Part(), Part()]
     async with watched(pump=parts[0].prove, controller=parts[1].prove) as it:
         await trio.sleep(10 * WITHIN_S)
+        assert len(it.signs) >= 20
         assert [part.asked for part in parts] == [len(it.signs)] * 2
 
 
