@@ -55,9 +55,9 @@ class Pipeline:
 
     async def _serve(self, call: Call) -> Outcome:
         request, record = call.request, call.record
+        await self.engines.probed()  # before that the default model is not known either
         await self._understand(call)
         model = record.model_used or ""
-        await self.engines.probed()
         self.engines.check()  # no engine is up: refused before it takes a slot or a place in the queue
         if not request.endpoint.needs_slot:
             call.started_at = request.received_at

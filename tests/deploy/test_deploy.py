@@ -57,6 +57,8 @@ GATEWAY_S = 20.0
 WATCHDOG_S = 60.0
 #: Long enough for several scrapes while everything happens (seconds).
 TRAFFIC_S = 40.0
+#: As many as the gateway has slots: they come while it is stopped.
+EARLY = 2
 #: A stream of so many tokens is still under way when the host has reloaded the gateway.
 LONG_STREAM = 200
 
@@ -259,6 +261,14 @@ def test_refused_configuration_leaves_the_old_one_and_says_so(built: Deployment,
     _configure(host, "max_active = 0", "max_active = 2")
     host.run("systemctl", "reload", "sluicegate.service")
     eventually(lambda: _has(gateway, "api_max_active", 2), GATEWAY_S)
+
+
+def test_requests_that_wait_for_the_gateway_to_start_are_served(built: Deployment, gateway: Gateway) -> None:
+    """Their connections wait in systemd's socket, which starts the gateway, and the engine has not been probed yet."""
+    built.host.run("systemctl", "stop", "sluicegate.service")
+    with ThreadPoolExecutor(EARLY) as pool:
+        for answer in pool.map(gateway.chat, ["Who is there?"] * EARLY):
+            assert answer["usage"]["completion_tokens"] > 0
 
 
 def test_killed_gateway_is_back(built: Deployment, gateway: Gateway) -> None:

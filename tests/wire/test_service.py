@@ -1,5 +1,6 @@
 """The daemon under systemd, played by the test: notifications, a socket handed over, the watchdog, reloads."""
 
+import json
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -125,11 +126,12 @@ async def test_requests_that_waited_in_the_socket_are_served_by_the_next_daemon(
     """A restart costs no client a request: the engine is asked before the first of them is answered."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         async with AsyncExitStack() as stack:
-            early = [await waiting_in(sock, stack, post(CHAT, question())) for _ in range(5)]
+            unnamed = {name: value for name, value in question().items() if name != "model"}
+            early = [await waiting_in(sock, stack, post(CHAT, body)) for body in [question()] * 4 + [unnamed]]
             early.append(await waiting_in(sock, stack, get("/v1/models")))
             async with service(config, sock=sock) as (engine, daemon, _manager):
                 assert [(await client.answer()).status for client in early] == [200] * 6
-                assert len(engine.posts()) == 5
+                assert [json.loads(asked.body)["model"] for asked in engine.posts()] == ["fake-model"] * 5
                 assert {line["outcome"] for line in await daemon.logged("request", 5)} == {"served"}
 
 
