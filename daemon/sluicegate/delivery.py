@@ -67,14 +67,12 @@ class Delivery:
                 engine, exchange = await self._begin(call, engine, elsewhere)
                 try:
                     with exchange:
-                        return await self._answer(call, exchange, deadline)
+                        if exchange.is_stream:
+                            return await self._stream(call, exchange, deadline)
+                        return await self._whole(call, exchange)
                 except EngineBroken:
                     engine.wake_prober()
-                    message = "The engine broke off in the middle of its answer. Retry."
-                    outcome = Outcome.ENGINE_TRUNCATED if call.client.started else Outcome.ENGINE_ERROR
-                    if not call.client.started:
-                        message = "The engine broke off before it answered. Retry."
-                    raise Refusal(outcome, 502, message) from None
+                    raise _broken_off(call) from None
         except EngineIdle:
             pass
         finally:
@@ -104,14 +102,11 @@ class Delivery:
                     failure = Refusal(Outcome.ENGINE_UNAVAILABLE, 503, message, retry_after_s=RETRY_AFTER_S)
                 except EngineBroken:
                     engine.wake_prober()
-                    failure = Refusal(Outcome.ENGINE_ERROR, 502, "The engine broke off before it answered. Retry.")
+                    failure = _broken_off(call)
             other = elsewhere(tried) if isinstance(call.body, bytes) else None
             if other is None:
                 raise failure
             engine = other
-
-    async def _answer(self, call: Call, exchange: Exchange, deadline: Deadline) -> Outcome:
-        return await (self._stream if exchange.is_stream else self._whole)(call, exchange, deadline)
 
     async def _stream(self, call: Call, exchange: Exchange, deadline: Deadline) -> Outcome:
         record = call.record
@@ -129,7 +124,7 @@ class Delivery:
                 record.prompt_tokens, record.completion_tokens = meter.usage.prompt, meter.usage.completion
         return Outcome.ENGINE_ERROR if meter.failed else Outcome.SERVED
 
-    async def _whole(self, call: Call, exchange: Exchange, _: Deadline) -> Outcome:
+    async def _whole(self, call: Call, exchange: Exchange) -> Outcome:
         body = await exchange.whole_body(self._config.current.limits.answer_max_bytes)
         status = exchange.head.status
         if status >= 500:
@@ -154,6 +149,13 @@ class Delivery:
             return Refusal(Outcome.TIMEOUT_IDLE, 504, f"The engine sent nothing for {timeouts.idle_s:g} s.")
         message = f"The engine did not begin to answer within {timeouts.first_token_s:g} s."
         return Refusal(Outcome.TIMEOUT_FIRST_TOKEN, 504, message)
+
+
+def _broken_off(call: Call) -> Refusal:
+    """The engine closed, reset or garbled the exchange."""
+    if call.client.started:
+        return Refusal(Outcome.ENGINE_TRUNCATED, 502, "The engine broke off in the middle of its answer. Retry.")
+    return Refusal(Outcome.ENGINE_ERROR, 502, "The engine broke off before it answered. Retry.")
 
 
 def _engine_failed(status: int) -> Refusal:

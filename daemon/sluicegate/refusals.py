@@ -1,6 +1,7 @@
 """The one maker of error answers: status, headers and body, or the last event of a stream, in the client's dialect."""
 
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from .dialects.grammars import GRAMMARS
 from .exchange import Dialect, Headers
@@ -44,8 +45,6 @@ def closing_response(dialect: Dialect, refusal: Refusal) -> bytes:
     """A whole HTTP/1.1 response that closes its connection, for a client whose request is not read."""
     made = answer(dialect, refusal)
     fields = b"".join(b"%s: %s\r\n" % field for field in made.headers)
-    head = b"HTTP/1.1 %d %s\r\nconnection: close\r\n" % (made.status, _PHRASES[made.status])
+    phrase = HTTPStatus(made.status).phrase.encode("ascii")
+    head = b"HTTP/1.1 %d %s\r\nconnection: close\r\n" % (made.status, phrase)
     return b"%s%scontent-length: %d\r\n\r\n%s" % (head, fields, len(made.body), made.body)
-
-
-_PHRASES = {503: b"Service Unavailable"}

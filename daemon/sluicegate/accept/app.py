@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 from .. import refusals
 from ..dialects.routes import ENDPOINTS
+from ..engines.engine import RETRY_AFTER_S
 from ..exchange import Dialect
 from ..outcome import Outcome, Refusal
 from .handler import Unmatched
@@ -92,7 +93,7 @@ def make_app(status: Status, expose: Expose, scrape: Scrape, unmatched: Unmatche
         await status.probed()
         if status.health != "ok":
             message = f"No engine can be asked for its models now: {status.why}. Retry in a few seconds."
-            return _refused(Refusal(Outcome.ENGINE_UNAVAILABLE, 503, message, retry_after_s=5))
+            return _refused(Refusal(Outcome.ENGINE_UNAVAILABLE, 503, message, retry_after_s=RETRY_AFTER_S))
         return Response(status.models_body, content_type=_JSON)
 
     @app.errorhandler(HTTPException)

@@ -17,6 +17,7 @@ from hypercorn.typing import (
     HTTPResponseStartEvent,
     HTTPScope,
     Scope,
+    WebsocketScope,
 )
 
 from .. import refusals
@@ -42,13 +43,13 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "websocket":
-            self._unmatched(request_id(cast(Headers, list(scope["headers"]))), 403)
+            self._unmatched(request_id(_headers(scope)), 403)
             await send({"type": "websocket.close", "code": 1000, "reason": None})  # before "accept": a plain 403
             return
         assert scope["type"] == "http"
         scope = _in_origin_form(scope)
         if (scope["method"], scope["path"]) == ("OPTIONS", "*"):  # of the server as a whole
-            named = request_id(cast(Headers, list(scope["headers"])))
+            named = request_id(_headers(scope))
             await _answer(scope, send, 200, [(b"allow", b"GET, POST, OPTIONS")], b"", named)
             return
         if (refusal := _refusal(scope)) is not None:
@@ -62,7 +63,7 @@ class Gate:
                 await self._inner(scope, receive, send)
                 return
             async with trio.open_nursery() as nursery:
-                headers = cast(Headers, list(scope["headers"]))
+                headers = _headers(scope)
                 config = self._live.current
                 body = AsgiBody(receive, headers, config, nursery)
                 request = make_request(endpoint, headers, body)
@@ -76,10 +77,14 @@ class Gate:
 
     async def _refuse(self, scope: HTTPScope, send: ASGISendCallable, refusal: Refusal) -> None:
         """Answer what is no request that this server takes, and close its connection."""
-        named = request_id(cast(Headers, list(scope["headers"])))
+        named = request_id(_headers(scope))
         self._unmatched(named, refusal.status)
         answer = refusals.answer(Dialect.CHAT, refusal)
         await _answer(scope, send, answer.status, answer.headers, answer.body, named)
+
+
+def _headers(scope: HTTPScope | WebsocketScope) -> Headers:
+    return cast(Headers, list(scope["headers"]))
 
 
 async def _answer(

@@ -159,7 +159,7 @@ class StreamMeter:
             self._stamped = True
             return with_member(event, b',"sluicegate":' + msgspec.json.encode(self._timings(now)))
         # An opaque request was passed on as it came, so its answer is all the client's
-        return b"" if self._grammar.usage_for_gate else event
+        return b"" if self._grammar.usage_on_request else event
 
     def _timings(self, until: float) -> dict[str, float]:
         """What is known of the stream's times: seconds to 0.1 ms, and completion tokens per second of the whole."""

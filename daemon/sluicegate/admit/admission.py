@@ -18,7 +18,7 @@ from ..config.schema import AdmissionConfig
 from ..engines.choose import choose, eligible
 from ..engines.engine import Engine, Engines
 from ..outcome import Outcome, Refusal
-from .assign import assign
+from .assign import assign, free_slots
 from .claim import ANYONE, Claim, Ticket, TicketState
 from .estimate import Verdict, View, decide, mean_slot_time_s, retry_after_s
 from .queue import Queue
@@ -75,8 +75,7 @@ class Admission:
         Returns that engine; None, and the ticket keeps its slot, if there is none.
         """
         assert ticket.engine is not None
-        free = {engine: int(engine.slots.available_tokens) for engine in self.engines.all if engine.up}
-        free = {engine: slots for engine, slots in free.items() if slots >= 1 and engine not in tried}
+        free = free_slots(engine for engine in self.engines.all if engine.up and engine not in tried)
         other = choose(free, eligible(ticket.claim.model, self.engines.all))
         if other is not None:
             ticket.engine.slots.release_on_behalf_of(ticket)
@@ -168,17 +167,14 @@ class Admission:
 
     def _take_slot(self, ticket: Ticket) -> bool:
         """Grant `ticket` a slot if one is due to it now, before it is queued."""
-        if all(engine.slots.available_tokens < 1 for engine in self.engines.all):
+        if not free_slots(self.engines.all):
             return False
-        if self._queued == 0:
-            granted = assign((ticket,), self.engines.all)
-        elif len(self._queue) == self._queued:
-            self._queue.push(ticket)
-            granted = [pair for pair in assign(self._queue, self.engines.all) if pair[0] is ticket]
-            self._queue.discard(ticket)
-        else:  # one is on its way to the queue and may be ahead of this one: the controller's turn decides
-            return False
-        for _, engine in granted:
+        if len(self._queue) != self._queued:
+            return False  # one is on its way to the queue and may be ahead of this one: the controller's turn decides
+        self._queue.push(ticket)
+        engine = dict(assign(self._queue, self.engines.all)).get(ticket)
+        self._queue.discard(ticket)
+        if engine is not None:
             self._grant(ticket, engine)
         return ticket.active
 

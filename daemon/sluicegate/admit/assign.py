@@ -13,7 +13,7 @@ def assign(queue: Iterable[Ticket], engines: Sequence[Engine]) -> list[tuple[Tic
     `queue` in the order of service. A ticket is passed over only while all engines that may take it are full. After
     the slots are granted, no free slot and queued ticket that fit each other are left.
     """
-    free = {engine: int(engine.slots.available_tokens) for engine in engines if engine.slots.available_tokens >= 1}
+    free = free_slots(engines)
     granted = []
     for ticket in queue:
         if not free:
@@ -25,3 +25,9 @@ def assign(queue: Iterable[Ticket], engines: Sequence[Engine]) -> list[tuple[Tic
             if not free[engine]:
                 del free[engine]
     return granted
+
+
+def free_slots(engines: Iterable[Engine]) -> dict[Engine, int]:
+    """How many slots are free, of the engines that have some."""
+    free = {engine: int(engine.slots.available_tokens) for engine in engines}
+    return {engine: slots for engine, slots in free.items() if slots > 0}

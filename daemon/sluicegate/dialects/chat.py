@@ -5,4 +5,3 @@ from .grammar import Grammar
 
 class Chat(Grammar):
     usage_on_request = True
-    usage_for_gate = True

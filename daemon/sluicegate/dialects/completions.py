@@ -1,8 +1,7 @@
 """Completions: OpenAI's older dialect, with the stream of chat completions."""
 
-from .grammar import Grammar
+from .chat import Chat
 
 
-class Completions(Grammar):
-    usage_on_request = True
-    usage_for_gate = True
+class Completions(Chat):
+    pass

@@ -41,7 +41,7 @@ class Grammar:
     """One dialect. Stateless.
 
     `usage_on_request`: a stream has its usage only if `stream_options.include_usage` asks for it, in a chunk of its
-    own without choices. `usage_for_gate`: such a chunk is the gate's where the client did not ask.
+    own without choices. The gate always asks, so that chunk is the gate's where the client did not.
     `ends_with_done`: the end of a stream is `[DONE]`; else an event that `hear` knows.
     `marker`: bytes that every event holds which carries usage or is the end, other than `[DONE]`.
     `numbered`: its events are, by a member `sequence_number`.
@@ -49,7 +49,6 @@ class Grammar:
     """
 
     usage_on_request = False
-    usage_for_gate = False
     ends_with_done = True
     marker = b'"usage"'
     numbered = False
