@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from sluicegate.embedded.cache import default_cache
-from sluicegate.embedded.prepare import EnginePaths, prepare
-from sluicegate.embedded.progress import for_stream
+from sluicegate_run.cache import default_cache
+from sluicegate_run.prepare import EnginePaths, prepare
+from sluicegate_run.progress import for_stream
 from tests.engine.real import RealEngine
 
 

@@ -104,7 +104,7 @@ def _print_faults(error: ConfigError) -> None:
 
 def _run(argv: list[str]) -> int:
     try:
-        from .embedded.run import main as run
+        from sluicegate_run.run import main as run
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "rich":
             raise

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sluicegate.embedded.progress import Progress, for_stream
+from sluicegate_run.progress import Progress, for_stream
 from tests.deploy import image, panels, visitors
 from tests.deploy.deployment import prepared
 from tests.deploy.forwarding import forwarded

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from sluicegate.embedded.cache import default_cache
+from sluicegate_run.cache import default_cache
 from tests.deploy.outside import Outside
 
 #: The Debian releases that are booted, by the names of their suites.

@@ -4,8 +4,8 @@ import os
 import socket
 from pathlib import Path
 
-from sluicegate.embedded.engine import EmbeddedEngine
-from sluicegate.embedded.prepare import EnginePaths
+from sluicegate_run.engine import EmbeddedEngine
+from sluicegate_run.prepare import EnginePaths
 from tests.contract.target import Target
 
 #: With few places in its batch its own queue is in reach of a test. With few tokens to a step a long prompt takes many

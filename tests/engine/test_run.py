@@ -17,7 +17,7 @@ import httpx2
 import pytest
 import trio
 
-from sluicegate.embedded.prepare import EnginePaths
+from sluicegate_run.prepare import EnginePaths
 from tests.contract.raw import post
 from tests.contract.target import DIALECTS, PATIENCE_S, Target
 from tests.engine.programs import END_S, Program, family, running

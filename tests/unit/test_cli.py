@@ -305,21 +305,21 @@ def test_run_hands_its_arguments_over_untouched(monkeypatch: pytest.MonkeyPatch)
         received.append(argv)
         return 5
 
-    module = ModuleType("sluicegate.embedded.run")
+    module = ModuleType("sluicegate_run.run")
     module.__dict__["main"] = main
-    monkeypatch.setitem(sys.modules, "sluicegate.embedded.run", module)
+    monkeypatch.setitem(sys.modules, "sluicegate_run.run", module)
     assert cli.main(["run", "--help", "--port", "1", "--", "x"]) == 5
     assert received == [["--help", "--port", "1", "--", "x"]]
 
 
 class MissingModule:
-    """A finder that behaves as if `name` were not installed once `sluicegate.embedded.run` is imported."""
+    """A finder that behaves as if `name` were not installed once `sluicegate_run.run` is imported."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
-        if fullname == "sluicegate.embedded.run":
+        if fullname == "sluicegate_run.run":
             raise ModuleNotFoundError(f"No module named {self.name!r}", name=self.name)
 
 
@@ -327,14 +327,14 @@ class MissingModule:
 def test_run_without_rich_names_the_extra(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "sluicegate.embedded.run", raising=False)
+    monkeypatch.delitem(sys.modules, "sluicegate_run.run", raising=False)
     monkeypatch.setattr(sys, "meta_path", [MissingModule(name), *sys.meta_path])
     assert cli.main(["run"]) == 1
     assert "pip install 'sluicegate[run]'" in capsys.readouterr().err
 
 
 def test_run_does_not_blame_rich_for_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "sluicegate.embedded.run", raising=False)
+    monkeypatch.delitem(sys.modules, "sluicegate_run.run", raising=False)
     monkeypatch.setattr(sys, "meta_path", [MissingModule("trio"), *sys.meta_path])
     with pytest.raises(ModuleNotFoundError, match="trio"):
         cli.main(["run"])

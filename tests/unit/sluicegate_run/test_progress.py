@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from sluicegate.embedded.bars import RichProgress
-from sluicegate.embedded.progress import PlainProgress, for_stream, share
+from sluicegate_run.bars import RichProgress
+from sluicegate_run.progress import PlainProgress, for_stream, share
 
 
 class Clock:
@@ -66,7 +66,7 @@ def test_only_the_end_of_a_step_is_its_end(done: float, total: float, expected: 
 def test_a_terminal_gets_bars_and_everything_else_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(for_stream(Terminal()), RichProgress)
     assert isinstance(for_stream(io.StringIO()), PlainProgress)
-    monkeypatch.delitem(sys.modules, "sluicegate.embedded.bars")
+    monkeypatch.delitem(sys.modules, "sluicegate_run.bars")
     monkeypatch.setitem(sys.modules, "rich.console", None)
     assert isinstance(for_stream(Terminal()), PlainProgress)
 

@@ -3,9 +3,9 @@ import socket
 import pytest
 
 from sluicegate.config.address import TcpAddress
-from sluicegate.embedded import gateway
-from sluicegate.embedded.errors import EmbeddedError
-from tests.unit.embedded.world import World
+from sluicegate_run import gateway
+from sluicegate_run.errors import EmbeddedError
+from tests.unit.sluicegate_run.world import World
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.embedded import cache
+from sluicegate_run import cache
 
 
 @pytest.mark.parametrize(

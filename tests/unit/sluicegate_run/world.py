@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sluicegate.embedded.hardware import NO_GPU, Hardware
-from sluicegate.embedded.parts import Outside
+from sluicegate_run.hardware import NO_GPU, Hardware
+from sluicegate_run.parts import Outside
 
 REPOSITORY = Path(__file__).parents[3]
 # What a step takes is milliseconds; a test that waits this long has failed.

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.embedded.pip import PipOutput, explain
+from sluicegate_run.pip import PipOutput, explain
 
 # As pip 26.3 wrote it, shortened.
 TRANSCRIPT = """\

@@ -17,8 +17,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
 
-from ..config.address import TcpAddress
-from ..config.load import ConfigError, resolve_file
+from sluicegate.config.address import TcpAddress
+from sluicegate.config.load import ConfigError, resolve_file
+
 from . import gateway
 from .ask import ask, curl
 from .cache import default_cache

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.embedded.engine import EmbeddedEngine
-from sluicegate.embedded.errors import EmbeddedError
-from sluicegate.embedded.prepare import EnginePaths
-from sluicegate.embedded.progress import PlainProgress
-from tests.unit.embedded.world import PATIENCE_S, World
+from sluicegate_run.engine import EmbeddedEngine
+from sluicegate_run.errors import EmbeddedError
+from sluicegate_run.prepare import EnginePaths
+from sluicegate_run.progress import PlainProgress
+from tests.unit.sluicegate_run.world import PATIENCE_S, World
 
 
 def paths(world: World, device: str = "cpu") -> EnginePaths:

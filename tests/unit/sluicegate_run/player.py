@@ -4,12 +4,12 @@ import os
 import sys
 from pathlib import Path
 
-from sluicegate.embedded.errors import EmbeddedError
-from sluicegate.embedded.hardware import NO_GPU
-from sluicegate.embedded.parts import Outside
-from sluicegate.embedded.prepare import prepare
-from sluicegate.embedded.progress import PlainProgress
-from sluicegate.embedded.run import Machine, main
+from sluicegate_run.errors import EmbeddedError
+from sluicegate_run.hardware import NO_GPU
+from sluicegate_run.parts import Outside
+from sluicegate_run.prepare import prepare
+from sluicegate_run.progress import PlainProgress
+from sluicegate_run.run import Machine, main
 
 
 def play(what: str, world: Path, arguments: list[str]) -> int:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import httpx2
 
-from ..config.address import TcpAddress
+from sluicegate.config.address import TcpAddress
+
 from .engine import POLL_S
 from .errors import EmbeddedError
 from .logs import how_it_ended, last_words

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sluicegate.embedded import convert_model, fetch_model
+from sluicegate_run import convert_model, fetch_model
 
 
 def install(monkeypatch: pytest.MonkeyPatch, name: str, **contents: Any) -> None:

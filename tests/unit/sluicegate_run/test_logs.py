@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.embedded.logs import how_it_ended, last_words
+from sluicegate_run.logs import how_it_ended, last_words
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def make(part: Path, fill: Callable[[Path], None]) -> None:
     marker = part / MARKER
     pending = part / f"{MARKER}.pending"
     with pending.open("w") as file:
-        file.write("Everything beside this file is whole; see sluicegate/embedded/cache.py.\n")
+        file.write("Everything beside this file is whole; see sluicegate_run/cache.py.\n")
         file.flush()
         os.fsync(file.fileno())
     pending.rename(marker)

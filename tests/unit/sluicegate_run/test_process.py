@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.embedded import guard
-from sluicegate.embedded.process import GUARD, Guarded
-from tests.unit.embedded.world import PATIENCE_S
+from sluicegate_run import guard
+from sluicegate_run.process import GUARD, Guarded
+from tests.unit.sluicegate_run.world import PATIENCE_S
 
 # A program that starts another one in a session of its own, deaf to SIGTERM, and says "ready"; what it inherits as
 # descriptor 0 of `keep_open` stays open for as long as one of both lives.
@@ -122,7 +122,7 @@ def test_a_guard_that_is_told_to_end_ends_the_program(life: Life, number: signal
 
 def test_the_program_does_not_outlive_a_killed_parent(life: Life, tmp_path: Path) -> None:
     script = (
-        "import sys, signal; from sluicegate.embedded.process import Guarded; "
+        "import sys, signal; from sluicegate_run.process import Guarded; "
         "p = Guarded(sys.argv[1:], grace_s=30); print(next(p.lines(30)), flush=True); signal.pause()"
     )
     shell = f'exec "$@" 3>/proc/{os.getpid()}/fd/{life.writer}'
@@ -204,7 +204,7 @@ def test_a_descriptor_is_kept_open_until_nothing_is_left() -> None:
 
 
 def test_a_guard_that_hangs_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sluicegate.embedded.process.GUARD_DEADLINE_S", 0.05)
+    monkeypatch.setattr("sluicegate_run.process.GUARD_DEADLINE_S", 0.05)
     program = Guarded(["/bin/sh", "-c", "echo ready; read line < /dev/zero"], grace_s=0)
     assert next(program.lines(PATIENCE_S)) == "ready"
     os.kill(state_and_parent(program)[1], signal.SIGSTOP)
