@@ -106,9 +106,11 @@ def _run(argv: list[str]) -> int:
     try:
         from sluicegate_run.run import main as run
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "rich":
+        if error.name != "sluicegate_run":
             raise
-        print("sluicegate run needs the package rich: pip install 'sluicegate[run]'", file=sys.stderr)
+        print(
+            "sluicegate run works in a checkout of Sluicegate's repository only: run `make run` there", file=sys.stderr
+        )
         return EXIT_FAILED
     return run(argv)
 

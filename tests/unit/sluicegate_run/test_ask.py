@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sluicegate_run.ask import Answer, ask, curl
-from sluicegate_run.errors import EmbeddedError
+from sluicegate_run.failure import RunError
 
 
 class Gateway:
@@ -81,20 +81,20 @@ def test_an_empty_answer_is_one_too(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("events", "reason"),
     [
-        ((chunk("The"),), "ended without its .DONE."),
+        ((chunk("The"),), "ended without .DONE."),
         ((chunk("The"), {"error": {"message": "engine died"}}), "broke off: engine died"),
         ((chunk("The"), "event: error\n", {"error": "odd"}), 'broke off: {"error": "odd"}'),
     ],
 )
 def test_an_answer_that_is_not_whole_is_none(gateway: Gateway, events: tuple[object, ...], reason: str) -> None:
     gateway.streams(*events)
-    with pytest.raises(EmbeddedError, match=reason):
+    with pytest.raises(RunError, match=reason):
         ask(gateway.url, "small", "Where?", lambda _: None)
 
 
 def test_a_connection_that_breaks_off_is_said(gateway: Gateway) -> None:
     gateway.streams(chunk("The"), length=1000)
-    with pytest.raises(EmbeddedError, match=r"broke off \(.*\)\.$"):
+    with pytest.raises(RunError, match=r"broke off \(.*\)\.$"):
         ask(gateway.url, "small", "Where?", lambda _: None)
 
 
@@ -104,7 +104,7 @@ def test_a_connection_that_breaks_off_is_said(gateway: Gateway) -> None:
 )
 def test_a_refusal_is_said(gateway: Gateway, body: str, reason: str) -> None:
     gateway.refuses("503 Service Unavailable", body)
-    with pytest.raises(EmbeddedError, match=f"The gateway answered 503 to the first question: {reason}$"):
+    with pytest.raises(RunError, match=f"The gateway answered 503 to the first question: {reason}$"):
         ask(gateway.url, "small", "Where?", print)
 
 

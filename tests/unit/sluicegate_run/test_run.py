@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate_run.parts import Outside
-from sluicegate_run.run import Machine, main
+from sluicegate.config.address import TcpAddress
+from sluicegate_run.failure import RunError
+from sluicegate_run.prepare import Outside
+from sluicegate_run.run import Machine, main, reached_at, require_free
 from tests.unit.sluicegate_run.world import PATIENCE_S, World
 
 ANSWER = (
@@ -155,7 +157,7 @@ def test_an_occupied_port_is_said_before_anything_is_done(world: World, port: in
         result = Result(world)
     assert result.status == 1
     assert result.err == (
-        f"sluicegate: The address 127.0.0.1:{port} is taken by another program: free it, or name another one "
+        f"sluicegate: Cannot listen on 127.0.0.1:{port} (Address already in use): free it, or set another address "
         "(LISTEN=127.0.0.1:8081), and run it again.\n"
     )
     assert not world.cache.exists()
@@ -175,7 +177,7 @@ def test_listens_where_it_can_tell(world: World, listen: str) -> None:
     world.variables |= {"LISTEN": listen}
     result = Result(world)
     assert result.status == 1
-    assert f"and LISTEN says {listen}: set it to one like 127.0.0.1:8080" in result.err
+    assert f"and LISTEN is {listen}: set it to an address such as 127.0.0.1:8080" in result.err
 
 
 def test_no_disk_is_one_sentence(world: World) -> None:
@@ -205,7 +207,7 @@ def test_a_gateway_that_dies_at_its_start_takes_the_engine_along(world: World, p
     result = Result(world)
     assert result.status == 1
     assert (
-        f"The gateway ended before it was ready (exit status 3, “no word”): read {world.cache}/logs/gateway-"
+        f"The gateway ended before it was ready (exit status 3, its log is empty): read {world.cache}/logs/gateway-"
         in result.last
     )
     world.wait_until_all_are_gone()
@@ -216,7 +218,7 @@ def test_a_question_without_an_answer_is_one_sentence(world: World) -> None:
     world.answer(*ANSWER, done=False)
     result = Result(world, "--once")
     assert result.status == 1
-    assert result.last.startswith("sluicegate: The answer to the first question ended without its [DONE]")
+    assert result.last.startswith("sluicegate: The answer to the first question ended without [DONE]")
     world.wait_until_all_are_gone()
 
 
@@ -230,7 +232,7 @@ def test_an_engine_that_dies_while_serving_ends_everything(world: World, port: i
         os.kill(world.read("engine.json")["pid"], signal.SIGKILL)
         assert run.wait(PATIENCE_S) == 1
         last = run.stderr.read().splitlines()[-1]
-    assert last.startswith("sluicegate: The engine ended while serving (SIGKILL, perhaps for want of memory, ")
+    assert last.startswith("sluicegate: The engine ended while serving (SIGKILL, perhaps for lack of memory, ")
     assert last.endswith(f"read {world.cache}/logs/engine-{port}.log and run it again.")
     world.wait_until_all_are_gone()
 
@@ -241,7 +243,7 @@ def test_a_gateway_that_dies_while_serving_ends_everything(world: World, port: i
     result = Result(world)
     assert result.status == 1
     assert result.last == (
-        "sluicegate: The gateway ended while serving (exit status 3, “no word”): read "
+        "sluicegate: The gateway ended while serving (exit status 3, its log is empty): read "
         f"{world.cache}/logs/gateway-{port}.log and run it again."
     )
     assert "curl http://127.0.0.1:" in result.out
@@ -267,7 +269,8 @@ def test_refuses_a_directory_that_others_may_enter(world: World) -> None:
     result = Result(world, "--once")
     assert result.status == 1
     assert (
-        result.last == f"sluicegate: {directory} is not a directory of this user's alone: remove it and run it again."
+        result.last
+        == f"sluicegate: {directory} must be a directory that only this user may enter: remove it and run it again."
     )
 
 
@@ -329,3 +332,40 @@ def test_help_names_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
         name in text
         for name in ("--once", "--prepare-only", "--question", "--cpu", "SLUICEGATE_CACHE", "LISTEN", "MODEL_NAME")
     )
+
+
+def test_a_free_address_stays_free(port: int) -> None:
+    require_free(TcpAddress("127.0.0.1", port))
+    require_free(TcpAddress("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("listening", ["127.0.0.1", "0.0.0.0"])
+def test_an_occupied_port_is_refused(listening: str) -> None:
+    with socket.create_server((listening, 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(RunError, match=f"^Cannot listen on 127.0.0.1:{port} .Address already in use.: free it"):
+            require_free(TcpAddress("127.0.0.1", port))
+
+
+def test_a_port_that_is_only_bound_is_refused_once_somebody_listens(port: int) -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+        require_free(TcpAddress("127.0.0.1", port))
+        other.listen()
+        with pytest.raises(RunError, match="already in use"):
+            require_free(TcpAddress("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_an_address_of_another_machine_is_refused(host: str) -> None:
+    with pytest.raises(RunError, match=rf"Cannot listen on {host}:8080 \(.+\): "):
+        require_free(TcpAddress(host, 8080))
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("0.0.0.0", "127.0.0.1:80"), ("::", "[::1]:80"), ("192.0.2.1", "192.0.2.1:80")],
+)
+def test_where_a_client_here_reaches_the_gateway(host: str, address: str) -> None:
+    assert reached_at(TcpAddress(host, 80)) == address
