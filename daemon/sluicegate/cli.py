@@ -108,9 +108,8 @@ def _run(argv: list[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name != "sluicegate_run":
             raise
-        print(
-            "sluicegate run works in a checkout of Sluicegate's repository only: run `make run` there", file=sys.stderr
-        )
+        missing = "is not in the deployed package: run `make run` in a checkout of Sluicegate's repository"
+        print(f"sluicegate run {missing}", file=sys.stderr)
         return EXIT_FAILED
     return run(argv)
 

@@ -21,21 +21,17 @@ TIMEOUT_S = 120.0
 class Answer:
     """What arrived. `tokens` is the engine's own count; times in seconds from the moment the request was sent."""
 
-    text: str
     tokens: int
     first_token_s: float
     total_s: float
 
-    @property
-    def tokens_per_s(self) -> float:
-        """The decode rate: the tokens after the first, over the time after the first."""
-        decode_s = self.total_s - self.first_token_s
-        return (self.tokens - 1) / decode_s if decode_s > 0 else 0.0
-
     def __str__(self) -> str:
+        # The decode rate: the tokens after the first, over the time after the first.
+        decode_s = self.total_s - self.first_token_s
+        rate = (self.tokens - 1) / decode_s if decode_s > 0 else 0.0
         return (
             f"{self.tokens} tokens, the first after {self.first_token_s:.2f} s, "
-            f"then {self.tokens_per_s:.0f} tokens/s ({self.total_s:.2f} s in all)"
+            f"then {rate:.0f} tokens/s ({self.total_s:.2f} s in all)"
         )
 
 
@@ -47,7 +43,7 @@ def ask(url: str, model: str, question: str, write: Callable[[str], None]) -> An
         "max_tokens": MAX_TOKENS,
         "temperature": 0,
     }
-    text, tokens = "", 0
+    started, tokens = False, 0
     # trust_env: no proxy is needed on the way to this machine itself.
     with httpx2.Client(base_url=url, timeout=TIMEOUT_S, trust_env=False) as client:
         first = last = start = time.monotonic()
@@ -60,14 +56,13 @@ def ask(url: str, model: str, question: str, write: Callable[[str], None]) -> An
                     for choice in event.get("choices", ()):
                         if content := choice.get("delta", {}).get("content"):
                             last = time.monotonic()
-                            first = first if text else last
-                            text += content
+                            first, started = first if started else last, True
                             write(content)
                     if usage := event.get("usage"):
                         tokens = usage["completion_tokens"]
         except httpx2.TransportError as error:
             raise RunError(f"The answer to the first question broke off ({error}).") from error
-    return Answer(text, tokens, first - start, last - start)
+    return Answer(tokens, first - start, last - start)
 
 
 def curl(url: str, model: str, question: str) -> str:

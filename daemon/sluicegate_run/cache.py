@@ -119,13 +119,8 @@ def unusable(cache: Path, error: OSError) -> RunError:
 def bytes_under(directory: Path) -> int:
     """The sizes of the files below `directory`, in bytes; files that vanish meanwhile count nothing."""
     total = 0
-    stack = [str(directory)]
-    while stack:
-        with contextlib.suppress(FileNotFoundError), os.scandir(stack.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    stack.append(entry.path)
-                else:
-                    with contextlib.suppress(FileNotFoundError):
-                        total += entry.stat(follow_symlinks=False).st_size
+    for folder, _, files in os.walk(directory):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(f"{folder}/{name}").st_size
     return total

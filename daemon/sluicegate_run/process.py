@@ -92,15 +92,10 @@ class Guarded:
         if tail:
             yield tail
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the program and what it started in its process group (to freeze it, for one)."""
-        if self.pid is not None and self.wait(0) is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, number)
-
     def kill(self) -> None:
         """SIGKILL to all of it, as an out-of-memory kill would; returns when nothing of it is left."""
-        self.signal(signal.SIGKILL)
+        if self.wait(0) is None:
+            self._kill_group()
         self._finish(GUARD_DEADLINE_S)
 
     def stop(self) -> None:
@@ -114,12 +109,16 @@ class Guarded:
         if self.wait(deadline_s) is None:
             self._guard.kill()
             self._guard.wait()
-        if self._guard.returncode < 0 and self.pid is not None:
+        if self._guard.returncode < 0:
             # The guard itself was killed: the kernel has ended the program, but not the rest of its group.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+            self._kill_group()
         assert self._guard.stdout is not None
         self._guard.stdout.close()
+
+    def _kill_group(self) -> None:
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
 
 
 def wait_ready(

@@ -10,7 +10,7 @@ import socket
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -71,10 +71,10 @@ def main(argv: Sequence[str], machine: Machine | None = None) -> int:
             if options.prepare_only:
                 _prepare_only(options, machine)
                 return EXIT_OK
-            running = _start(stack, options, machine)
+            serve = _start(stack, options, machine)
             serving = True
             if not options.once:
-                _serve(running, machine.out)
+                serve()
     except ConfigError as error:
         print(*error.faults, sep="\n", file=machine.err)
         return EXIT_CONFIGURATION
@@ -93,18 +93,8 @@ def _prepare_only(options: argparse.Namespace, machine: Machine) -> None:
     print(json.dumps(dataclasses.asdict(paths), default=str), file=machine.out)
 
 
-@dataclass(frozen=True)
-class Running:
-    """Both programs, after the first question was answered; `url` is the gateway's."""
-
-    engine: EmbeddedEngine
-    gateway: Guarded
-    gateway_log: Path
-    url: str
-
-
-def _start(stack: ExitStack, options: argparse.Namespace, machine: Machine) -> Running:
-    """Everything up to the first answer; `stack` gets what must be ended later."""
+def _start(stack: ExitStack, options: argparse.Namespace, machine: Machine) -> Callable[[], NoReturn]:
+    """Everything up to the first answer; `stack` gets what must be ended later. Returns what serves until the end."""
     environ, progress = machine.outside.environ, Progress(machine.err)
     listen = _listen(environ)
     cache = default_cache(environ)
@@ -129,19 +119,18 @@ def _start(stack: ExitStack, options: argparse.Namespace, machine: Machine) -> R
     url = f"http://{here}"
     answer = ask(url, engine.served_name, options.question, partial(print, end="", file=machine.out, flush=True))
     print(f"\n\n{answer}", file=machine.out, flush=True)
-    return Running(engine, gateway, log, url)
 
+    def serve() -> NoReturn:
+        """Say how to ask more, then wait for a signal, or for a program that ends, which it should not."""
+        command = curl(url, engine.served_name, NEXT_QUESTION)
+        print(f"\nAsk it something else:\n  {command}\n\nServing at {url} until Ctrl-C.", file=machine.out, flush=True)
+        stopped = select.select([engine.program, gateway], [], [])[0]
+        # If both ended, the gateway did because of the engine, or somebody ended both.
+        if engine.program in stopped:
+            raise ended("The engine", "while serving", engine.program.wait(), engine.log)
+        raise ended("The gateway", "while serving", gateway.wait(), log)
 
-def _serve(running: Running, out: TextIO) -> None:
-    """Say how to ask more, then wait for a signal, or for a program that ends, which it should not."""
-    engine = running.engine
-    command = curl(running.url, engine.served_name, NEXT_QUESTION)
-    print(f"\nAsk it something else:\n  {command}\n\nServing at {running.url} until Ctrl-C.", file=out, flush=True)
-    stopped = select.select([engine.program, running.gateway], [], [])[0]
-    # If both ended, the gateway did because of the engine, or somebody ended both.
-    if engine.program in stopped:
-        raise ended("The engine", "while serving", engine.program.wait(), engine.log)
-    raise ended("The gateway", "while serving", running.gateway.wait(), running.gateway_log)
+    return serve
 
 
 def _listen(environ: Mapping[str, str]) -> TcpAddress:

@@ -335,7 +335,10 @@ def test_run_in_the_deployed_package_says_where_it_works(
     without("sluicegate_run", monkeypatch)
     assert cli.main(["run"]) == 1
     error = capsys.readouterr().err
-    assert error == "sluicegate run works in a checkout of Sluicegate's repository only: run `make run` there\n"
+    assert (
+        error
+        == "sluicegate run is not in the deployed package: run `make run` in a checkout of Sluicegate's repository\n"
+    )
 
 
 def test_run_does_not_hide_that_something_else_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def test_writes_the_answer_as_it_comes_and_counts_as_the_engine_does(gateway: Ga
     pieces: list[str] = []
     answer = ask(gateway.url, "small", "Where?", pieces.append)
     assert pieces == ["The capital", " is Paris."]
-    assert (answer.text, answer.tokens) == ("The capital is Paris.", 8)
+    assert answer.tokens == 8
     assert 0 < answer.first_token_s <= answer.total_s
     assert gateway.request["messages"] == [{"role": "user", "content": "Where?"}]
     assert (gateway.request["stream"], gateway.request["stream_options"]) == (True, {"include_usage": True})
@@ -109,10 +109,9 @@ def test_a_refusal_is_said(gateway: Gateway, body: str, reason: str) -> None:
 
 
 def test_the_rate_leaves_out_the_first_token() -> None:
-    answer = Answer("text", tokens=11, first_token_s=0.5, total_s=1.0)
-    assert answer.tokens_per_s == pytest.approx(20.0)
+    answer = Answer(tokens=11, first_token_s=0.5, total_s=1.0)
     assert str(answer) == "11 tokens, the first after 0.50 s, then 20 tokens/s (1.00 s in all)"
-    assert Answer("t", tokens=1, first_token_s=0.5, total_s=0.5).tokens_per_s == 0.0
+    assert "then 0 tokens/s" in str(Answer(tokens=1, first_token_s=0.5, total_s=0.5))
 
 
 def test_the_next_question_can_be_pasted_into_a_shell() -> None:

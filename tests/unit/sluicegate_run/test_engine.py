@@ -105,15 +105,16 @@ def test_killed_it_is_gone_with_its_core(world: World) -> None:
 def test_frozen_it_does_not_answer_until_it_is_thawed(world: World) -> None:
     with engine_of(world, paths(world)) as engine:
         engine.wait_ready(PATIENCE_S)
-        engine.program.signal(signal.SIGSTOP)
+        assert engine.program.pid is not None
+        os.killpg(engine.program.pid, signal.SIGSTOP)
         with pytest.raises(
             RunError,
             match=r"vLLM was not ready after \d s \(TimeoutError: timed out\): read .*engine\.log and run it again",
         ):
             engine.wait_ready(0.0)
-        engine.program.signal(signal.SIGCONT)
+        os.killpg(engine.program.pid, signal.SIGCONT)
         engine.wait_ready(PATIENCE_S)
-        assert engine.program.pid == os.getpgid(engine.program.pid or 0)
+        assert engine.program.pid == os.getpgid(engine.program.pid)
 
 
 def test_shows_how_long_it_takes(world: World) -> None:
