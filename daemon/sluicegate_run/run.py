@@ -4,17 +4,16 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import select
 import signal
 import socket
-import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from os import geteuid
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
@@ -99,9 +98,12 @@ def _start(stack: ExitStack, options: argparse.Namespace, machine: Machine) -> C
     listen = _listen(environ)
     cache = default_cache(environ)
     paths = prepare(cache, progress, cpu=options.cpu, outside=machine.outside)
-    directory = stack.enter_context(_private_directory(environ))
+    # Only this user may enter it: vLLM itself asks nobody for a key.
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    place = runtime if os.path.isabs(runtime) and os.path.isdir(runtime) else None
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="sluicegate-", dir=place))
     log = cache / "logs" / f"engine-{listen.port}.log"
-    engine = EmbeddedEngine(paths, directory / f"engine-{listen.port}.sock", log=log, environ=environ)
+    engine = EmbeddedEngine(paths, Path(directory) / "engine.sock", log=log, environ=environ)
     stack.enter_context(engine).wait_ready(progress=progress)
     settings = {
         "LISTEN": str(listen),
@@ -170,23 +172,6 @@ def reached_at(listen: TcpAddress) -> str:
     """`host:port` at which a client on this machine reaches a gateway that listens there."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104 -- compared, not bound
     return str(TcpAddress(host, listen.port))
-
-
-@contextlib.contextmanager
-def _private_directory(environ: Mapping[str, str]) -> Iterator[Path]:
-    """A directory for sockets that only this user may enter: vLLM itself asks nobody for a key."""
-    runtime = Path(environ.get("XDG_RUNTIME_DIR", ""))
-    usable = runtime.is_absolute() and runtime.is_dir()
-    directory = runtime / "sluicegate" if usable else Path(tempfile.gettempdir()) / f"sluicegate-{geteuid()}"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != geteuid() or found.st_mode & 0o077:
-        raise RunError(f"{directory} must be a directory that only this user may enter: remove it and run it again.")
-    try:
-        yield directory
-    finally:
-        with contextlib.suppress(OSError):  # another run has its socket in it
-            directory.rmdir()
 
 
 @contextlib.contextmanager
