@@ -60,6 +60,7 @@ wheel: .venv/dev.stamp  ## build the gateway's wheel into dist, for the playbook
 build: .venv/dev.stamp  # the wheel must work away from the source tree
 	rm -rf build/wheel build/away
 	$(BIN)/pip wheel -q --no-deps -w build/wheel .
+	! $(PYTHON) -m zipfile -l build/wheel/*.whl | grep sluicegate_run  # what is deployed has the daemon only
 	$(PYTHON) -m venv build/away
 	build/away/bin/pip install --disable-pip-version-check -q build/wheel/*.whl
 	cd / && $(CURDIR)/build/away/bin/sluicegate --version

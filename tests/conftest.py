@@ -9,7 +9,7 @@ import pytest
 
 from sluicegate_run.cache import default_cache
 from sluicegate_run.prepare import EnginePaths, prepare
-from sluicegate_run.progress import for_stream
+from sluicegate_run.progress import Progress
 from tests.engine.real import RealEngine
 
 
@@ -18,7 +18,7 @@ def engine_paths(pytestconfig: pytest.Config) -> EnginePaths:
     """The prepared engine; on a fresh machine this takes minutes, which are shown."""
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-        return prepare(default_cache(os.environ), for_stream(sys.stderr), cpu=True)
+        return prepare(default_cache(os.environ), Progress(sys.stderr), cpu=True)
 
 
 @pytest.fixture(scope="session")

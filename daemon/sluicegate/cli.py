@@ -106,9 +106,10 @@ def _run(argv: list[str]) -> int:
     try:
         from sluicegate_run.run import main as run
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "rich":
+        if error.name != "sluicegate_run":
             raise
-        print("sluicegate run needs the package rich: pip install 'sluicegate[run]'", file=sys.stderr)
+        missing = "is not in the deployed package: run `make run` in a checkout of Sluicegate's repository"
+        print(f"sluicegate run {missing}", file=sys.stderr)
         return EXIT_FAILED
     return run(argv)
 

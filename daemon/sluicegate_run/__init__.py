@@ -1,12 +1,14 @@
-"""The embedded engine: `sluicegate run` prepares a vLLM, starts it behind the gateway and asks it one question.
+"""`sluicegate run`: prepare a vLLM in the cache, start it behind the gateway and ask it one question.
 
-    prepare(cache, progress) -> EnginePaths      a whole engine in the cache, made now or long ago (prepare.py)
-    EmbeddedEngine(paths)                        that engine running, for as long as a `with` lasts (engine.py)
+It works in a checkout only: no part of it is in the wheel that is deployed.
+
+    prepare(cache, progress) -> EnginePaths                    a complete engine in the cache (prepare.py)
+    EmbeddedEngine(paths, address, log=..., environ=...)       that engine, running while a `with` lasts (engine.py)
 
 For tests that want the real vLLM:
 
-    paths = prepare(default_cache(os.environ), for_stream(sys.stderr))
-    with EmbeddedEngine(paths) as engine:
+    paths = prepare(default_cache(os.environ), Progress(sys.stderr))
+    with EmbeddedEngine(paths, Path("/tmp/engine.sock"), log=Path("/tmp/engine.log"), environ=os.environ) as engine:
         engine.wait_ready()
-        ...  # engine.base_url, engine.pid, engine.kill()
+        ...  # engine.base_url, engine.program.pid, engine.program.kill()
 """

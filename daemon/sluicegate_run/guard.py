@@ -2,17 +2,17 @@
 
     python guard.py GRACE_SECONDS PROGRAM [ARGUMENT ...]
 
-`sluicegate run` may be ended by kill -9, and vLLM's API server may be too: nobody then tells the EngineCore that it
-started, and an EngineCore left behind keeps the memory of the GPU. So the guard
+`sluicegate run` may be ended by kill -9, and vLLM's API server too: nobody then tells the EngineCore that it started,
+which would keep the memory of the GPU. So the guard
 
-- holds its standard input open: end of file there means "stop", and comes by itself when the parent dies, however;
-- is the subreaper of all that the program starts: whatever loses its parent, or starts a session of its own, becomes a
-  child of the guard, which kills its children until it has none;
-- has the kernel kill the program, should the guard itself be killed.
+- reads its standard input: end of file means "stop", and arrives by itself when the parent dies, however it dies;
+- is the subreaper of all that the program starts: a process that loses its parent, or starts a session of its own,
+  becomes a child of the guard, which kills its children until it has none;
+- has the kernel kill the program if the guard itself is killed.
 
 It writes the program's process id to its standard output and ends with the program's exit status (128 + the signal's
-number for a signal, as a shell does). The program's own output goes to the guard's standard error.
-Only the standard library is used, and nothing of Sluicegate: it runs by its path, isolated.
+number for a signal, as a shell does). The program's output goes to the guard's standard error.
+It runs by its path, isolated, so it uses the standard library only.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
-# A killed process is gone within milliseconds, save for one that sits in a driver's call: do not wait on it for ever.
+# A killed process ends within milliseconds, except in a driver's call: do not wait for that one for ever.
 KILL_DEADLINE_S = 20.0
-# Conventions of shells: what could not be started at all.
+# A convention of shells: the program could not be started at all.
 EXIT_NOT_STARTED = 127
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -68,13 +68,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _guard(pid: int, woken: int, grace_s: float) -> int:
-    """Wait for the program's end, or for the word to stop; return its exit status."""
+    """Wait until the program ends, or end it when told to stop; its exit status."""
     while (status := _reap(pid)) is None:
         ready, _, _ = select.select([0, woken], [], [])
         if woken in ready and not _asked_to_stop(woken):
             continue
         _signal(pid, signal.SIGTERM)
-        # One that is frozen gets the other only when it runs again.
+        # A frozen program gets SIGTERM only when it runs again.
         _signal(pid, signal.SIGCONT)
         deadline = time.monotonic() + grace_s
         while (status := _reap(pid)) is None and (left := deadline - time.monotonic()) > 0:
@@ -106,7 +106,7 @@ def _reap(pid: int) -> int | None:
 
 
 def _kill_all() -> list[int]:
-    """Kill children until there are none: those of a killed child become the guard's own. What would not die."""
+    """Kill children until there are none: those of a killed child become the guard's own. Returns what did not end."""
     deadline = time.monotonic() + KILL_DEADLINE_S
     while left := list(_children()):
         for pid in left:
@@ -122,7 +122,7 @@ def _children() -> Iterator[int]:
     """Process ids of this process's living children, out of /proc: the fourth field of `stat` is the parent."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # The second field is the program's name in parentheses, in which anything may stand, parentheses too.
+            # The second field is the program's name in parentheses, in which may contain anything, parentheses too.
             fields = stat.read_text(errors="replace").rpartition(")")[2].split()
         except OSError:
             continue

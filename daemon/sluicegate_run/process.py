@@ -1,6 +1,7 @@
-"""A program under guard: what `sluicegate run` starts, and what ends with it."""
+"""Programs that `sluicegate run` starts: they end with it, and it can wait until they are ready."""
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -8,20 +9,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import ModuleType
+
+from .failure import RunError, ended
+from .progress import Bar
 
 GUARD = Path(__file__).with_name("guard.py")
-# The guard gives up on a process that will not die 20 s after SIGKILL; a little longer, and it is the guard that hangs.
+# The guard gives up on a process that cannot be killed 20 s after SIGKILL; if it takes longer, the guard itself hangs.
 GUARD_DEADLINE_S = 25.0
+# The program that the deployment's unit waits with. It is in a checkout, as this package is.
+WAIT_READY = Path(__file__).parents[2] / "systemd" / "libexec" / "vllm-wait-ready"
 
 
 class Guarded:
-    """One program and everything it starts, in a session of its own (a Ctrl-C in the terminal does not reach it).
+    """One program and everything that it starts, in a session of its own (Ctrl-C in the terminal does not reach it).
 
     It ends when `stop` or `kill` is called, or when this process ends, by kill -9 too (see guard.py).
-    `log` takes the program's output, appended; without it the output is read with `lines`.
-    `grace_s`: how long the program has between SIGTERM and SIGKILL.
-    `keep_open`: descriptors that stay open until the last of the program's processes is gone (a lock, for one).
+    `log` gets the program's output, appended; without it the output is read with `lines`.
+    `grace_s`: the time between SIGTERM and SIGKILL.
+    `keep_open`: descriptors that stay open until the last of the program's processes has ended (a lock, for one).
     """
 
     def __init__(
@@ -33,13 +42,12 @@ class Guarded:
         grace_s: float = 10.0,
         keep_open: Sequence[int] = (),
     ) -> None:
-        self.argv = [str(word) for word in argv]
         self._grace_s = grace_s
         with contextlib.ExitStack() as stack:
             output = subprocess.PIPE if log is None else stack.enter_context(log.open("ab")).fileno()
-            # -I: neither PYTHONPATH nor the current directory may put something else in place of the guard's modules.
+            # -I: neither PYTHONPATH nor the current directory may replace the guard's modules.
             self._guard = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-I", GUARD, str(grace_s), *self.argv],
+                [sys.executable, "-I", GUARD, str(grace_s), *map(str, argv)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
@@ -49,30 +57,24 @@ class Guarded:
             )
         assert self._guard.stdout is not None
         first = self._guard.stdout.readline()
-        # Empty when the program could not be started: the guard has said why and is ending with 127.
+        # Empty if the program could not be started: the guard has said why and ends with 127.
         self.pid = int(first) if first else None
 
-    def __repr__(self) -> str:
-        return f"<Guarded {self.argv[0]} pid={self.pid} status={self.poll()}>"
-
-    def poll(self) -> int | None:
-        """The exit status once the program and all that it started are gone (128 + signal for a signal), else None."""
-        return self._guard.poll()
-
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """Wait for the end; the exit status, or None when it is still running after `timeout_s`."""
+        """Wait until the program and all that it started have ended; the exit status (128 + the number for a signal),
+        or None if something still runs after `timeout_s`."""
         try:
             return self._guard.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return None
 
     def fileno(self) -> int:
-        """Becomes readable when the program has ended: several can be waited for in one select."""
+        """Becomes readable when the program has ended: one select can wait for several."""
         assert self._guard.stdout is not None
         return self._guard.stdout.fileno()
 
     def lines(self, tick_s: float) -> Iterator[str | None]:
-        """The program's output line by line until it ends, and None whenever `tick_s` passed without any."""
+        """The program's output line by line until it ends, and None whenever `tick_s` passed without a line."""
         assert self._guard.stderr is not None
         descriptor = self._guard.stderr.fileno()
         tail = ""
@@ -90,15 +92,10 @@ class Guarded:
         if tail:
             yield tail
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the program and what it started in its process group (to freeze it, for one)."""
-        if self.pid is not None and self.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, number)
-
     def kill(self) -> None:
-        """End it at once, as an out-of-memory kill would; returns when nothing of it is left."""
-        self.signal(signal.SIGKILL)
+        """SIGKILL to all of it, as an out-of-memory kill would; returns when nothing of it is left."""
+        if self.wait(0) is None:
+            self._kill_group()
         self._finish(GUARD_DEADLINE_S)
 
     def stop(self) -> None:
@@ -112,9 +109,49 @@ class Guarded:
         if self.wait(deadline_s) is None:
             self._guard.kill()
             self._guard.wait()
-        if self._guard.returncode < 0 and self.pid is not None:
-            # The guard itself was killed: the kernel has ended the program, and nobody the rest of its group.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+        if self._guard.returncode < 0:
+            # The guard itself was killed: the kernel has ended the program, but not the rest of its group.
+            self._kill_group()
         assert self._guard.stdout is not None
         self._guard.stdout.close()
+
+    def _kill_group(self) -> None:
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+
+def wait_ready(
+    program: Guarded, name: str, address: str, target: str, timeout_s: float, log: Path, bar: Bar | None = None
+) -> None:
+    """Wait until GET `target` on `address` (`host:port` or a Unix socket's path) is answered 200.
+
+    Raises RunError if the program ends first or needs more than `timeout_s`.
+    """
+    waiter = _waiter()
+
+    def has_ended(pause_s: float) -> bool:
+        return bool(select.select([program], [], [], pause_s)[0])
+
+    def waiting(passed_s: float, _seen: str) -> None:
+        if bar is not None:
+            bar.update(passed_s)
+
+    try:
+        waiter.until_ready(lambda limit_s: waiter.look(address, limit_s, target), timeout_s, has_ended, waiting)
+    except waiter.EndedError:
+        raise ended(name, "before it was ready", program.wait(), log) from None
+    except TimeoutError as error:
+        raise RunError(
+            f"{name} was not ready after {timeout_s:.0f} s ({error}): read {log} and run it again."
+        ) from None
+
+
+@functools.cache
+def _waiter() -> ModuleType:
+    loader = SourceFileLoader("vllm_wait_ready", str(WAIT_READY))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    loader.exec_module(module)
+    return module

@@ -2,14 +2,15 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import select
 import signal
-import stat
+import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,63 +21,63 @@ from typing import NoReturn, TextIO
 from sluicegate.config.address import TcpAddress
 from sluicegate.config.load import ConfigError, resolve_file
 
-from . import gateway
 from .ask import ask, curl
 from .cache import default_cache
 from .engine import CPU_SEQUENCES, EmbeddedEngine
-from .errors import EmbeddedError
-from .logs import how_it_ended, last_words
-from .parts import Outside, this_machine
-from .prepare import prepare
-from .process import Guarded
-from .progress import for_stream
+from .failure import RunError, ended
+from .prepare import Outside, prepare
+from .process import Guarded, wait_ready
+from .progress import Progress
 from .recipe import Device
 
 QUESTION = "What is the capital of France?"
 NEXT_QUESTION = "Tell me a joke about queues."
 # On the CPU as many as the engine takes into one batch. On a GPU an estimate for a small model, not a measurement.
 MAX_ACTIVE: Mapping[Device, int] = {"cpu": CPU_SEQUENCES, "gpu": 64}
+# The gateway is ready in a second; if it needs a minute, something is wrong with it and not with the machine.
+GATEWAY_START_DEADLINE_S = 60.0
+# After Ctrl-C, requests in flight have no engine left to finish on.
+GATEWAY_GRACE_S = 5.0
 
 EXIT_OK = 0
 EXIT_FAILED = 1
-EXIT_FAULTS = 2
+EXIT_CONFIGURATION = 2
 # As shells report a program that SIGINT ended.
 EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Everything that a run touches outside of itself; tests put something else in its place."""
+    """Everything outside that a run touches; tests replace it."""
 
-    outside: Outside = field(default_factory=this_machine)
+    outside: Outside = field(default_factory=Outside)
     gateway: Sequence[str] = (sys.executable, "-m", "sluicegate", "serve")
     out: TextIO = field(default_factory=lambda: sys.stdout)
     err: TextIO = field(default_factory=lambda: sys.stderr)
 
 
 def main(argv: Sequence[str], machine: Machine | None = None) -> int:
-    """Run it, and return the exit code; whatever the end, nothing that was started here is left.
+    """Run it, and return the exit code; in every case nothing that was started here is left.
 
-    0: served until Ctrl-C, answered (--once) or prepared (--prepare-only). 1: a sentence on stderr says why not.
-    2: settings are at fault. 130: interrupted before it served.
+    0: served until Ctrl-C, answered (--once) or prepared (--prepare-only). 1: a sentence on stderr gives the reason.
+    2: configuration error. 130: interrupted before it served.
     """
     options = _parser().parse_args(argv)
     machine = machine or Machine()
     serving = False
     try:
-        with _one_signal_ends_it(), ExitStack() as stack:
+        with _first_signal_interrupts(), ExitStack() as stack:
             if options.prepare_only:
                 _prepare_only(options, machine)
                 return EXIT_OK
-            running = _start(stack, options, machine)
+            serve = _start(stack, options, machine)
             serving = True
             if not options.once:
-                _serve(running, machine.out)
+                serve()
     except ConfigError as error:
-        for fault in error.faults:
-            print(fault, file=machine.err)
-        return EXIT_FAULTS
-    except EmbeddedError as error:
+        print(*error.faults, sep="\n", file=machine.err)
+        return EXIT_CONFIGURATION
+    except RunError as error:
         print(f"sluicegate: {error}", file=machine.err)
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -85,44 +86,24 @@ def main(argv: Sequence[str], machine: Machine | None = None) -> int:
 
 
 def _prepare_only(options: argparse.Namespace, machine: Machine) -> None:
-    """For whoever starts the engine itself, as systemd does: what to start, as one JSON object on stdout."""
-    environ = machine.outside.environ
-    paths = prepare(default_cache(environ), for_stream(machine.err), cpu=options.cpu, outside=machine.outside)
-    found = {
-        "python": str(paths.python),
-        "model": str(paths.model),
-        "served_name": paths.served_name,
-        "version": paths.version,
-        "device": paths.device,
-        "made": paths.made,
-    }
-    print(json.dumps(found), file=machine.out)
+    """For a caller that starts the engine itself, as systemd does: what to start, as one JSON object on stdout."""
+    outside = machine.outside
+    paths = prepare(default_cache(outside.environ), Progress(machine.err), cpu=options.cpu, outside=outside)
+    print(json.dumps(dataclasses.asdict(paths), default=str), file=machine.out)
 
 
-@dataclass(frozen=True)
-class Running:
-    """Both programs, once the first question is answered; `url` is the gateway's."""
-
-    engine: EmbeddedEngine
-    gateway: Guarded
-    gateway_log: Path
-    url: str
-
-
-def _start(stack: ExitStack, options: argparse.Namespace, machine: Machine) -> Running:
-    """Everything up to the first answer; what has to be ended later is put on `stack`."""
-    environ, progress = machine.outside.environ, for_stream(machine.err)
+def _start(stack: ExitStack, options: argparse.Namespace, machine: Machine) -> Callable[[], NoReturn]:
+    """Everything up to the first answer; `stack` gets what must be ended later. Returns what serves until the end."""
+    environ, progress = machine.outside.environ, Progress(machine.err)
     listen = _listen(environ)
-    gateway.require_free(listen)
     cache = default_cache(environ)
     paths = prepare(cache, progress, cpu=options.cpu, outside=machine.outside)
-    directory = stack.enter_context(_private_directory(environ))
-    engine = EmbeddedEngine(
-        paths,
-        socket=directory / f"engine-{listen.port}.sock",
-        log=cache / "logs" / f"engine-{listen.port}.log",
-        environ=environ,
-    )
+    # Only this user may enter it: vLLM itself asks nobody for a key.
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    place = runtime if os.path.isabs(runtime) and os.path.isdir(runtime) else None
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="sluicegate-", dir=place))
+    log = cache / "logs" / f"engine-{listen.port}.log"
+    engine = EmbeddedEngine(paths, Path(directory) / "engine.sock", log=log, environ=environ)
     stack.enter_context(engine).wait_ready(progress=progress)
     settings = {
         "LISTEN": str(listen),
@@ -131,65 +112,73 @@ def _start(stack: ExitStack, options: argparse.Namespace, machine: Machine) -> R
         "VLLM_BASE_URL": engine.base_url,
     }
     log = cache / "logs" / f"gateway-{listen.port}.log"
-    front = gateway.start(machine.gateway, listen, {**environ, **settings}, log)
-    stack.callback(front.stop)
-    url = gateway.url_of(listen)
+    log.write_bytes(b"")
+    gateway = Guarded(machine.gateway, env={**environ, **settings}, log=log, grace_s=GATEWAY_GRACE_S)
+    stack.callback(gateway.stop)
+    here = reached_at(listen)
+    wait_ready(gateway, "The gateway", here, "/ready", GATEWAY_START_DEADLINE_S, log)
     print(f"\n> {options.question}", file=machine.out)
+    url = f"http://{here}"
     answer = ask(url, engine.served_name, options.question, partial(print, end="", file=machine.out, flush=True))
     print(f"\n\n{answer}", file=machine.out, flush=True)
-    return Running(engine, front, log, url)
 
+    def serve() -> NoReturn:
+        """Say how to ask more, then wait for a signal, or for a program that ends, which it should not."""
+        command = curl(url, engine.served_name, NEXT_QUESTION)
+        print(f"\nAsk it something else:\n  {command}\n\nServing at {url} until Ctrl-C.", file=machine.out, flush=True)
+        stopped = select.select([engine.program, gateway], [], [])[0]
+        # If both ended, the gateway did because of the engine, or somebody ended both.
+        if engine.program in stopped:
+            raise ended("The engine", "while serving", engine.program.wait(), engine.log)
+        raise ended("The gateway", "while serving", gateway.wait(), log)
 
-def _serve(running: Running, out: TextIO) -> None:
-    """Say how to ask on; then there is nothing to do until a signal comes, or a program ends, which it should not."""
-    command = curl(running.url, running.engine.served_name, NEXT_QUESTION)
-    print(f"\nAsk it something else:\n  {command}\n\nServing at {running.url} until Ctrl-C.", file=out, flush=True)
-    ended = select.select([running.engine.fileno(), running.gateway.fileno()], [], [])[0]
-    # When both ended, the gateway did because of the engine, or somebody ended both.
-    if running.engine.fileno() in ended:
-        name, status, log = "engine", running.engine.wait(), running.engine.log
-    else:
-        name, status, log = "gateway", running.gateway.wait(), running.gateway_log
-    raise EmbeddedError(
-        f"The {name} ended while serving ({how_it_ended(status)}, “{last_words(log)}”): read {log} and run it again."
-    )
+    return serve
 
 
 def _listen(environ: Mapping[str, str]) -> TcpAddress:
-    """Where the gateway will listen, by its own rules. Raises ConfigError for everything that it would refuse."""
-    # The engine's address is ours to give; a foreign one may not even be valid.
+    """Where the gateway will listen. Raises ConfigError for everything that the gateway would refuse."""
+    # The engine's address is chosen here; the one in the environment need not even be valid.
     ours = {"VLLM_BASE_URL": "unix:/run/engine.sock", "MODEL_NAME": ""}
     listen = resolve_file(None, {**environ, **ours}).config.listen
     if not isinstance(listen, TcpAddress) or listen.port == 0:
-        raise EmbeddedError(
-            f"`sluicegate run` listens on a port that it can tell you, and LISTEN says {listen}: set it to one like "
+        raise RunError(
+            f"`sluicegate run` needs a TCP port to show, and LISTEN is {listen}: set it to an address such as "
             "127.0.0.1:8080 and run it again."
         )
+    require_free(listen)
     return listen
 
 
-@contextlib.contextmanager
-def _private_directory(environ: Mapping[str, str]) -> Iterator[Path]:
-    """A directory for sockets that only this user may enter: vLLM has no other protection than that."""
-    runtime = Path(environ.get("XDG_RUNTIME_DIR", ""))
-    usable = runtime.is_absolute() and runtime.is_dir()
-    directory = runtime / "sluicegate" if usable else Path(tempfile.gettempdir()) / f"sluicegate-{os.geteuid()}"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise EmbeddedError(f"{directory} is not a directory of this user's alone: remove it and run it again.")
+def require_free(listen: TcpAddress) -> None:
+    """Refuse at once, and not after the preparation, an address that the gateway could not listen on."""
     try:
-        yield directory
-    finally:
-        with contextlib.suppress(OSError):  # another run's socket is in it
-            directory.rmdir()
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # As the gateway does it: connections in TIME_WAIT do not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+            # Two sockets may be bound with SO_REUSEADDR as long as neither listens.
+            probe.listen(1)
+    except OSError as error:
+        raise RunError(
+            f"Cannot listen on {listen} ({error.strerror or error}): free it, or set another address "
+            "(LISTEN=127.0.0.1:8081), and run it again."
+        ) from error
+
+
+def reached_at(listen: TcpAddress) -> str:
+    """`host:port` at which a client on this machine reaches a gateway that listens there."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104 -- compared, not bound
+    return str(TcpAddress(host, listen.port))
 
 
 @contextlib.contextmanager
-def _one_signal_ends_it() -> Iterator[None]:
-    """The first of Ctrl-C, SIGTERM and SIGHUP raises KeyboardInterrupt; what follows them is cleanup, and undisturbed.
+def _first_signal_interrupts() -> Iterator[None]:
+    """The first SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt; later ones are ignored, for the cleanup's sake.
 
-    That cleanup has deadlines of its own. A signal that was ignored when we were started (nohup) stays ignored.
+    The cleanup has its own deadlines. A signal that was ignored when this program started (nohup) stays ignored.
     """
     numbers = [
         number
@@ -197,12 +186,12 @@ def _one_signal_ends_it() -> Iterator[None]:
         if signal.getsignal(number) is not signal.SIG_IGN
     ]
 
-    def end(_number: int, _frame: FrameType | None) -> NoReturn:
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    previous = [(number, signal.signal(number, end)) for number in numbers]
+    previous = [(number, signal.signal(number, interrupt)) for number in numbers]
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sluicegate_run.progress import Progress, for_stream
+from sluicegate_run.progress import Progress
 from tests.deploy import image, panels, visitors
 from tests.deploy.deployment import prepared
 from tests.deploy.forwarding import forwarded
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     try:
         match argv:
             case []:
-                return _demonstrate(for_stream(sys.stderr))
+                return _demonstrate(Progress(sys.stderr))
             case ["traffic"]:
                 return _traffic()
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sluicegate_run.recipe import CPU_TORCH, PINS
+from sluicegate_run.recipe import CPU_TORCH, pins
 from tests.deploy import checks, leftovers, snapshot
 from tests.deploy.deployment import Deployment, prepared
 from tests.deploy.forwarding import forwarded
@@ -136,7 +136,7 @@ def test_systemd_257_accepts_the_units_that_this_host_does_not_have(host: Host) 
 
 def test_every_package_of_the_cpu_engine_exists_for_python_3_13(built: Deployment) -> None:
     """What the role vllm would install here without a GPU, as far as a dry run tells."""
-    (built.host.root / "var/tmp/pins.txt").write_text(f"{PINS.read_text()}torch=={CPU_TORCH}\n")
+    (built.host.root / "var/tmp/pins.txt").write_text(f"{pins()}torch=={CPU_TORCH}\n")
     install = ("/opt/uv/bin/uv", "pip", "install", "--python", "/opt/uv/bin/python", "--no-cache", "--no-deps")
     found = built.host.run(*install, "--dry-run", "--only-binary", ":all:", "--requirement", "/var/tmp/pins.txt")
     assert re.search(r"^ \+ torch==", found.stderr, re.MULTILINE), found.stderr

@@ -40,19 +40,19 @@ class RealEngine:
 
     def __init__(self, paths: EnginePaths, log: Path) -> None:
         self.port = free_port()
-        self.engine = EmbeddedEngine(paths, port=self.port, extra_args=FLAGS, log=log, environ=engine_environment())
+        self.engine = EmbeddedEngine(paths, self.port, log=log, environ=engine_environment(), extra_args=FLAGS)
         self.base_url = self.engine.base_url
         self.model = self.engine.served_name
         self._started = False
 
     def __repr__(self) -> str:
-        return repr(self.engine)
+        return f"<RealEngine {self.base_url}>"
 
     @property
     def pid(self) -> int:
         """The process id of its API server."""
-        assert self.engine.pid is not None
-        return self.engine.pid
+        assert self.engine.program.pid is not None
+        return self.engine.program.pid
 
     @property
     def target(self) -> Target:
@@ -69,7 +69,7 @@ class RealEngine:
     @property
     def runs(self) -> bool:
         """Whether it was started and has not ended since."""
-        return self._started and self.engine.wait(0) is None
+        return self._started and self.engine.program.wait(0) is None
 
     def start(self) -> None:
         """Start it without waiting for it."""
@@ -78,7 +78,7 @@ class RealEngine:
 
     def kill(self) -> None:
         """SIGKILL to its process group; returns when none of its processes is left."""
-        self.engine.kill()
+        self.engine.program.kill()
 
     def stop(self) -> None:
         """End it, if it was ever started."""

@@ -42,7 +42,8 @@ class Runs:
     @property
     def socket(self) -> Path:
         """Where the engine of the serving one listens."""
-        return self.directory / "sluicegate" / f"engine-{self.port}.sock"
+        (private,) = self.directory.joinpath("serving").iterdir()
+        return private / "engine.sock"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,9 @@ def runs(
     with ExitStack() as stack:
 
         def start(name: str, port: int, *options: str) -> Program:
-            environ = engine_environment() | {"LISTEN": f"127.0.0.1:{port}", "XDG_RUNTIME_DIR": str(directory)}
+            runtime = directory / name
+            runtime.mkdir()
+            environ = engine_environment() | {"LISTEN": f"127.0.0.1:{port}", "XDG_RUNTIME_DIR": str(runtime)}
             return stack.enter_context(running(["run", "--cpu", *options], environ, directory / f"{name}.err"))
 
         port = free_port()
@@ -131,11 +134,12 @@ async def test_ctrl_c_ends_all_of_it(runs: Runs) -> None:
     started = family(runs.serving.process.pid)
     # The program, the gateway, the engine's three processes, and a guard before each of the two.
     assert len(started) >= 7
+    private = runs.socket.parent
     assert runs.socket.is_socket()
     status = await trio.to_thread.run_sync(runs.serving.interrupt)
     assert status == 0, runs.serving.errors.read_text()
     assert [relative for relative in started if relative.lives()] == []
-    assert not runs.socket.parent.exists()
+    assert not private.exists()
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", runs.port))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sluicegate_run.prepare import prepare
-from sluicegate_run.progress import PlainProgress
+from sluicegate_run.progress import Progress
 from tests.unit.sluicegate_run.world import World
 
 
@@ -13,7 +13,7 @@ from tests.unit.sluicegate_run.world import World
 def prepared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a preparation leaves, made once for the tests that are not about it."""
     world = World(tmp_path_factory.mktemp("prepared"))
-    prepare(world.cache, PlainProgress(io.StringIO()), outside=world.outside)
+    prepare(world.cache, Progress(io.StringIO()), outside=world.outside)
     world.close()
     return world.cache
 

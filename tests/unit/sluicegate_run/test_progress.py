@@ -3,8 +3,7 @@ import sys
 
 import pytest
 
-from sluicegate_run.bars import RichProgress
-from sluicegate_run.progress import PlainProgress, for_stream, share
+from sluicegate_run.progress import Progress, share
 
 
 class Clock:
@@ -22,7 +21,7 @@ class Terminal(io.StringIO):
 
 def test_plain_lines_come_at_their_interval() -> None:
     out, clock = io.StringIO(), Clock()
-    with PlainProgress(out, every_s=5, clock=clock).bar("Downloading it", 200e6, "bytes") as bar:
+    with Progress(out, every_s=5, clock=clock).bar("Downloading it", 200e6, "bytes") as bar:
         bar.update(1e6)
         clock.now += 5
         bar.update(50e6, "torch")
@@ -42,7 +41,7 @@ def test_plain_lines_say_when_a_step_was_not_finished() -> None:
     out, clock = io.StringIO(), Clock()
 
     def interrupted() -> None:
-        with PlainProgress(out, clock=clock).bar("Starting", 60, "seconds") as bar:
+        with Progress(out, clock=clock).bar("Starting", 60, "seconds") as bar:
             clock.now += 7
             bar.update(7)
             raise KeyboardInterrupt
@@ -63,17 +62,14 @@ def test_only_the_end_of_a_step_is_its_end(done: float, total: float, expected: 
     assert share(done, total) == expected
 
 
-def test_a_terminal_gets_bars_and_everything_else_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(for_stream(Terminal()), RichProgress)
-    assert isinstance(for_stream(io.StringIO()), PlainProgress)
-    monkeypatch.delitem(sys.modules, "sluicegate_run.bars")
-    monkeypatch.setitem(sys.modules, "rich.console", None)
-    assert isinstance(for_stream(Terminal()), PlainProgress)
-
-
-def test_a_bar_shows_the_step_and_leaves_one_line() -> None:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> tuple[Terminal, Progress]:
+    monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
-    progress = RichProgress(out, force_terminal=True)
+    return out, Progress(out)
+
+
+def test_a_terminal_gets_a_bar_and_one_line_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, progress = drawn(monkeypatch)
     with progress.bar("Downloading [it]", 200e6, "bytes") as bar:
         bar.update(50e6, "torch")
         bar.update(100e6, total=400e6)
@@ -84,13 +80,16 @@ def test_a_bar_shows_the_step_and_leaves_one_line() -> None:
     assert text.endswith("Downloading [it]: done in 0 s\nthe [end]\n")
 
 
-def test_a_bar_says_when_its_step_was_not_finished() -> None:
-    out = Terminal()
-
-    def interrupted() -> None:
-        with RichProgress(out, force_terminal=True).bar("Starting", 60, "seconds"):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
+def test_a_bar_says_when_its_step_was_not_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, progress = drawn(monkeypatch)
+    with pytest.raises(KeyboardInterrupt), progress.bar("Starting", 60, "seconds"):
+        raise KeyboardInterrupt
     assert out.getvalue().endswith("Starting: stopped after 0 s\n")
+
+
+def test_a_terminal_without_rich_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    out, progress = drawn(monkeypatch)
+    with progress.bar("Starting", 60, "seconds"):
+        pass
+    assert out.getvalue() == "Starting ...\nStarting: done in 0 s\n"

