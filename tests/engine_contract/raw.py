@@ -145,6 +145,19 @@ class RawClient:
                 return self._cut_short(reset=False)
             self.received += data
 
+    async def answer_only(self) -> RawAnswer:
+        """The next answer, which must be complete; what came behind it is kept for the one after."""
+        while True:
+            answer = parse(self.received)
+            if answer is not None and answer.complete:
+                head, _, _ = self.received.partition(b"\r\n\r\n")
+                self.received = self.received[len(head) + 4 + len(answer.body) :]
+                return answer
+            data = await self.stream.receive_some()
+            if not data:
+                raise EOFError(self.received)
+            self.received += data
+
     def _cut_short(self, *, reset: bool) -> RawAnswer:
         answer = parse(self.received, ended=not reset)
         if answer is None:

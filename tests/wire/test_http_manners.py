@@ -159,7 +159,8 @@ async def test_more_connections_than_the_limit_are_turned_away_and_the_others_se
                 answer = await third.answer()
                 assert (answer.status, answer.header("retry-after")) == (503, "1")
                 assert answer.header("x-sluicegate-outcome") == Outcome.SHED_BUSY.value
-                assert b'"code":"shed_busy"' in answer.body
+                error = answer.json()["error"]  # type: ignore[index]
+                assert (error["type"], error["code"]) == ("service_unavailable_error", "shed_busy")
                 assert await third.stream.receive_some() == b""
             assert (await second.ask(post(CHAT, ASK))).status == 200
         await _connections(running, 0)

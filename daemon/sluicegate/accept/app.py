@@ -11,10 +11,9 @@ from werkzeug.exceptions import HTTPException
 from .. import refusals
 from ..dialects.routes import ENDPOINTS
 from ..engines.engine import RETRY_AFTER_S
-from ..exchange import Dialect
 from ..outcome import Outcome, Refusal
 from .handler import Unmatched
-from .intake import request_id
+from .intake import dialect_of, request_id
 
 _JSON = "application/json"
 
@@ -124,7 +123,6 @@ def _json(data: object, code: int = 200) -> Response:
 
 
 def _refused(refusal: Refusal) -> Response:
-    dialect = Dialect.MESSAGES if request.path.startswith("/v1/messages") else Dialect.CHAT
-    made = refusals.answer(dialect, refusal)
+    made = refusals.answer(dialect_of(request.path.encode("utf-8", "replace")), refusal)
     headers = {name.decode("ascii"): value.decode("ascii") for name, value in made.headers}
     return Response(made.body, status=made.status, headers=headers)

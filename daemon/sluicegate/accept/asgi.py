@@ -3,7 +3,6 @@
 Inference routes go from here straight to the pipeline; everything else goes on to Quart.
 """
 
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import cast
 
@@ -15,19 +14,15 @@ from hypercorn.typing import (
     ASGISendEvent,
     HTTPResponseBodyEvent,
     HTTPResponseStartEvent,
-    HTTPScope,
     Scope,
-    WebsocketScope,
 )
 
-from .. import refusals
 from ..config.live import Live
 from ..config.schema import Config
 from ..dialects.routes import ENDPOINTS
-from ..exchange import ClientGone, ClientStalled, Dialect, Headers, Splice
-from ..outcome import Outcome, Refusal
+from ..exchange import ClientGone, ClientStalled, Headers, Splice
 from .handler import Handler, Peer, Unmatched, present_peer
-from .intake import LINGER_S, PIECE, declared_length, is_host, make_request, request_id, too_large, too_slow
+from .intake import LINGER_S, PIECE, declared_length, make_request, request_id, too_large, too_slow
 
 
 class Gate:
@@ -43,17 +38,12 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "websocket":
-            self._unmatched(request_id(_headers(scope)), 403)
+            self._unmatched(request_id(cast(Headers, list(scope["headers"]))), 403)
             await send({"type": "websocket.close", "code": 1000, "reason": None})  # before "accept": a plain 403
             return
         assert scope["type"] == "http"
-        scope = _in_origin_form(scope)
-        if (scope["method"], scope["path"]) == ("OPTIONS", "*"):  # of the server as a whole
-            named = request_id(_headers(scope))
-            await _answer(scope, send, 200, [(b"allow", b"GET, POST, OPTIONS")], b"", named)
-            return
-        if (refusal := _refusal(scope)) is not None:
-            await self._refuse(scope, send, refusal)
+        if (scope["method"], scope["path"]) == ("OPTIONS", "*"):
+            await _options(cast(Headers, list(scope["headers"])), send)
             return
         endpoint = ENDPOINTS.get(scope["path"]) if scope["method"] == "POST" else None
         manners = _Manners(receive, send)
@@ -63,65 +53,25 @@ class Gate:
                 await self._inner(scope, receive, send)
                 return
             async with trio.open_nursery() as nursery:
-                headers = _headers(scope)
+                headers = cast(Headers, list(scope["headers"]))
                 config = self._live.current
-                body = AsgiBody(receive, headers, config, nursery)
-                request = make_request(endpoint, headers, body)
                 peer = present_peer.get()
+                body = AsgiBody(receive, headers, config, nursery, peer)
+                request = make_request(endpoint, headers, body)
                 client = AsgiClient(request.id, send, body, peer, config.timeouts.client_stall_s)
-                with peer.watched(body.leave):
+                with peer.watched(body.disconnected):
                     await self._pipeline.handle(request, client)
                 nursery.cancel_scope.cancel()
         except* (ClientGone, ClientStalled):
-            pass  # the client has disconnected; its connection is closed already
-
-    async def _refuse(self, scope: HTTPScope, send: ASGISendCallable, refusal: Refusal) -> None:
-        """Answer what is no request that this server takes, and close its connection."""
-        named = request_id(_headers(scope))
-        self._unmatched(named, refusal.status)
-        answer = refusals.answer(Dialect.CHAT, refusal)
-        await _answer(scope, send, answer.status, answer.headers, answer.body, named)
+            pass  # the client disconnected; the connection is closed already
 
 
-def _headers(scope: HTTPScope | WebsocketScope) -> Headers:
-    return cast(Headers, list(scope["headers"]))
-
-
-async def _answer(
-    scope: HTTPScope, send: ASGISendCallable, status: int, headers: Headers, body: bytes, named: str
-) -> None:
-    """Answer without reading the request, and close its connection."""
-    fields = [*headers, (b"content-length", b"%d" % len(body)), (b"x-request-id", named.encode("ascii"))]
-    if scope["http_version"] != "2":  # where a field of a connection is an error
-        fields.append((b"connection", b"close"))
-    await send(HTTPResponseStartEvent(type="http.response.start", status=status, headers=fields, trailers=False))
-    await send(HTTPResponseBodyEvent(type="http.response.body", body=body, more_body=False))
-
-
-def _in_origin_form(scope: HTTPScope) -> HTTPScope:
-    """`scope` with its target's authority in place of the Host, if it has one (RFC 9112, section 3.2.2)."""
-    match = _ABSOLUTE_FORM.match(scope["path"])
-    if match is None:
-        return scope
-    authority = match["authority"].encode("ascii", "replace")
-    headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
-    path = scope["path"][match.end() :] or "/"
-    return {**scope, "path": path, "raw_path": path.encode(), "headers": [(b"host", authority), *headers]}
-
-
-_ABSOLUTE_FORM = re.compile(r"https?://(?P<authority>[^/?#]*)", re.IGNORECASE)
-
-
-def _refusal(scope: HTTPScope) -> Refusal | None:
-    """Why a request is none that this server takes, where Hypercorn lets it through."""
-    if scope["http_version"] not in ("1.0", "1.1", "2"):
-        message = "This gateway speaks HTTP/1.1 and HTTP/2. Use one of them."
-        return Refusal(Outcome.INVALID, 505, message)
-    if any(name == b"host" and not is_host(value) for name, value in scope["headers"]):
-        return Refusal(Outcome.INVALID, 400, "The request's Host is neither a name nor an address.")
-    if not scope["path"].startswith("/"):
-        return Refusal(Outcome.INVALID, 400, "The request's target is neither a path nor an absolute URL.")
-    return None
+async def _options(headers: Headers, send: ASGISendCallable) -> None:
+    """RFC 9110, 9.3.7: what the server as a whole takes."""
+    named = request_id(headers).encode("ascii")
+    fields = [(b"allow", b"GET, POST, OPTIONS"), (b"content-length", b"0"), (b"x-request-id", named)]
+    await send(HTTPResponseStartEvent(type="http.response.start", status=200, headers=fields, trailers=False))
+    await send(HTTPResponseBodyEvent(type="http.response.body", body=b"", more_body=False))
 
 
 class _Manners:
@@ -170,14 +120,17 @@ class _Manners:
 class AsgiBody:
     """The body of a request, from ASGI's events, and the watch over the client once the body is in.
 
-    `nursery` is cancelled when the client leaves.
+    `nursery` is cancelled when the client disconnects.
     """
 
-    def __init__(self, receive: ASGIReceiveCallable, headers: Headers, config: Config, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, receive: ASGIReceiveCallable, headers: Headers, config: Config, nursery: trio.Nursery, peer: Peer
+    ) -> None:
         self._receive = receive
         self._headers = headers
         self._config = config
         self._nursery = nursery
+        self._peer = peer
         self._watching = False
         self.ending = False
 
@@ -196,6 +149,8 @@ class AsgiBody:
                 event = await self._receive()
             if event is None:
                 raise too_slow(seconds)
+            if self._peer.refusal is not None:
+                raise self._peer.refusal
             if event["type"] != "http.request":
                 raise ClientGone
             size += len(event["body"])
@@ -210,7 +165,7 @@ class AsgiBody:
         """From now on take whatever comes: nothing more is read of the body, and a disconnect cancels the nursery.
 
         Must be on before an answer is sent to a request whose body was not read: Hypercorn delivers body and disconnect
-        through one bounded channel, and its connection would hang for ever on a full one.
+        through one bounded channel, and its connection would hang on a full one.
         """
         if not self._watching:
             self._watching = True
@@ -219,10 +174,10 @@ class AsgiBody:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.leave()
+        self.disconnected()
 
-    def leave(self) -> None:
-        """The client left. Once the end of its answer is being sent it may: it has everything."""
+    def disconnected(self) -> None:
+        """The client disconnected. Not an abort once the end of its answer is being sent."""
         if not self.ending:
             self._nursery.cancel_scope.cancel()
 
@@ -264,9 +219,9 @@ class AsgiClient:
 
     async def _emit(self, event: ASGISendEvent) -> None:
         # HTTP/2's flow control blocks here, above the socket whose own deadline is in hypercorn.py.
-        with trio.move_on_after(self._stall_s) as deadline:
+        with trio.move_on_after(self._stall_s) as stall:
             await self._send(event)
-        if deadline.cancelled_caught:
+        if stall.cancelled_caught:
             # On HTTP/2 with all its streams: Hypercorn has no way to give up a single one that is not taken.
             self._peer.abort()
             raise ClientStalled

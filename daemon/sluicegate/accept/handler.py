@@ -6,10 +6,11 @@ from contextvars import ContextVar
 from typing import Protocol
 
 from ..exchange import Client, Request
+from ..outcome import Refusal
 
 
 class Handler(Protocol):
-    """Takes a request to its one outcome. Cancelled when the client leaves."""
+    """Takes a request to its one outcome. Cancelled when the client disconnects."""
 
     async def handle(self, request: Request, client: Client) -> None: ...
 
@@ -20,18 +21,20 @@ class Peer:
     def __init__(self, abort: Callable[[], None]) -> None:
         """`abort` cuts the connection at once."""
         self.abort = abort
+        #: Set if what it sends of a body turns out not to be HTTP.
+        self.refusal: Refusal | None = None
         self._gone = False
         self._listeners: set[Callable[[], None]] = set()
 
     def hung_up(self) -> None:
-        """It disconnected, perhaps with bytes that have not been read yet, as an upload does that is queued."""
+        """It disconnected, maybe with bytes not yet read, as of an upload that waits for its slot."""
         self._gone = True
         for tell in tuple(self._listeners):
             tell()
 
     @contextmanager
     def watched(self, tell: Callable[[], None]) -> Iterator[None]:
-        """`tell` is called if it leaves while the block runs, or has left already."""
+        """`tell` is called if it disconnects while the block runs, or has done so already."""
         self._listeners.add(tell)
         try:
             if self._gone:

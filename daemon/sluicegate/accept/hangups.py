@@ -1,7 +1,7 @@
 """Who hung up: one epoll for all client connections, so that a request need not watch its own socket.
 
-A task per request that waits for the client to leave costs a nursery, a task and two switches each. Registered once
-per connection and edge-triggered, the kernel tells us for nothing.
+A task per request that waits for the client to disconnect costs a nursery, a task and two switches. An edge-triggered
+registration per connection costs nothing until the kernel reports.
 """
 
 import os
@@ -21,7 +21,7 @@ class Hangups:
         self._callbacks: dict[int, Callable[[], None]] = {}
 
     def register(self, sock: socket.socket, callback: Callable[[], None]) -> None:
-        """`callback` is called at most once per hang-up, until `unregister`; at once if the peer is gone already."""
+        """`callback` is called at most once per hang-up, until `unregister`; at once if the peer is disconnected."""
         self._callbacks[sock.fileno()] = callback
         self._epoll.register(sock.fileno(), select.EPOLLRDHUP | select.EPOLLET)
 

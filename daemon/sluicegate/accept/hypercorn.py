@@ -1,5 +1,6 @@
-"""Hypercorn's TCP server, bounded in how long a client may take no bytes."""
+"""Hypercorn's TCP server, bounded in how long a client may refuse bytes, and strict about HTTP/1.1."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -11,18 +12,19 @@ from hypercorn.events import Event, RawData, Updated
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol import h2 as h2_protocol
 from hypercorn.trio.task_group import TaskGroup
-from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from ..config.schema import Config
 from ..exchange import ClientGone, ClientStalled
-from .handler import Peer, present_peer
-from .intake import PIECE
+from .handler import Peer, Unmatched, present_peer
+from .http1.strict import StrictH11
+from .intake import LINGER_S, PIECE
 from .sockets import reset_on_close
 
-#: How much later than the application, which has the same deadline for each piece, the socket gives up a client that
-#: takes nothing. On HTTP/2 they are two tasks: were the socket the first, the request would count as left, not stalled.
+#: The socket's deadline for each piece, as a multiple of the application's (client_stall_s). On HTTP/2 they are two
+#: tasks: if the socket timed out first, the request would count as disconnected instead of stalled.
 SOCKET_STALL_FACTOR = 1.25
 
 
@@ -46,12 +48,13 @@ h2_protocol.StreamBuffer = _BoundedBuffer  # type: ignore[misc]
 class GateServer(TCPServer):
     """One client connection.
 
-    Unlike its base it shields no send: a client that does not take a piece within client_stall_s is cut off, and a send
-    that is cancelled takes the connection with it, for the rest of that answer could not be sent any more.
+    Unlike its base it shields no send. A client that does not take a piece within client_stall_s is disconnected. A
+    cancelled send aborts the connection: the rest of that answer cannot be sent any more.
     """
 
-    def __init__(self, *args: Any, stall_s: float, first_bytes: bytes) -> None:
+    def __init__(self, *args: Any, stall_s: float, first_bytes: bytes, unmatched: Unmatched) -> None:
         super().__init__(*args)
+        self._unmatched = unmatched
         self._stall_s = stall_s
         self._first_bytes = first_bytes
         self._read_out = False
@@ -66,24 +69,18 @@ class GateServer(TCPServer):
             server = parse_socket_addr(sock.family, sock.getsockname())
             async with TaskGroup() as task_group:
                 self._task_group = task_group
-                self.protocol = ProtocolWrapper(
-                    self.app,
-                    self.config,
-                    self.context,
-                    task_group,
-                    ConnectionState(self.state),
-                    False,
-                    client,
-                    server,
-                    self.protocol_send,
-                    "http/1.1",
+                state = ConnectionState(self.state)
+                args = (self.app, self.config, self.context, task_group, state, False, client, server)
+                self.protocol = ProtocolWrapper(*args, self.protocol_send, "http/1.1")
+                self.protocol.protocol = StrictH11(
+                    *args, self.protocol_send, peer=self.peer, unmatched=self._unmatched, linger=self._linger
                 )
                 await self.protocol.initiate()
                 await self.idle_task.restart(self._task_group, self._idle_timeout)
                 await self.protocol.handle(RawData(self._first_bytes))
                 await self._read_data()
-                # Hypercorn would hold the closed connection for the rest of its idle time, and begin that anew with
-                # the end of an answer that is under way.
+                # Hypercorn would hold the closed connection for the rest of its idle time, and restart that time at
+                # the end of an answer that is being sent.
                 self._read_out = True
                 await self.idle_task.stop()
         except* (OSError, ClientGone, ClientStalled):
@@ -105,9 +102,9 @@ class GateServer(TCPServer):
     async def _send_bounded(self, data: bytes) -> None:
         try:
             for at in range(0, len(data), PIECE):
-                with trio.move_on_after(self._stall_s * SOCKET_STALL_FACTOR) as scope:
+                with trio.move_on_after(self._stall_s * SOCKET_STALL_FACTOR) as stall:
                     await self.stream.send_all(data[at : at + PIECE])
-                if scope.cancelled_caught:
+                if stall.cancelled_caught:
                     self._abort()
                     raise ClientStalled
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -115,6 +112,17 @@ class GateServer(TCPServer):
         except trio.Cancelled:
             self._abort()
             raise
+
+    async def _linger(self) -> None:
+        """Let the answer arrive although the peer still sends: a close with bytes unread would reset the connection.
+
+        For the task that reads from the connection.
+        """
+        gone = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+        with trio.move_on_after(LINGER_S), contextlib.suppress(*gone):
+            await self.stream.send_eof()
+            while await self.stream.receive_some(MAX_RECV):
+                pass
 
     def _abort(self) -> None:
         """Reset the connection; once is enough."""

@@ -6,7 +6,7 @@ import re
 import trio
 
 from ..config.schema import LimitConfig
-from ..exchange import Body, Endpoint, Headers, Request
+from ..exchange import Body, Dialect, Endpoint, Headers, Request
 from ..outcome import Outcome, Refusal
 
 #: How long an answer to a request that was not read to its end may take to arrive (seconds).
@@ -15,22 +15,14 @@ LINGER_S = 2.0
 #: A client must take each piece of this size within client_stall_s: with the default of 15 s, 4 KiB/s (bytes).
 PIECE = 65536
 
-#: uri-host [ ":" port ] (RFC 3986, section 3.2.2); zones of IPv6 addresses mean nothing to others than their sender.
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
-
 #: Request ids that are taken over from clients; anything else could forge log lines or upset the engine.
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-
-
-def is_host(value: bytes) -> bool:
-    """Whether `value` may be a Host's: a name or an address, with a port or without; or nothing (RFC 9110, 7.2)."""
-    return _HOST.fullmatch(value) is not None
 
 
 def request_id(headers: Headers) -> str:
     """The client's x-request-id if it is sane, else a new one of 32 hexadecimal digits."""
     for name, value in headers:
-        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
+        if name == b"x-request-id" and _SANE_ID.fullmatch(value := value.rstrip(b" \t")):
             return value.decode("ascii")
     return new_id()
 
@@ -38,6 +30,11 @@ def request_id(headers: Headers) -> str:
 def new_id() -> str:
     """A new request id."""
     return os.urandom(16).hex()
+
+
+def dialect_of(target: bytes) -> Dialect:
+    """The dialect to refuse in what came for `target` and matched no route."""
+    return Dialect.MESSAGES if target.startswith(b"/v1/messages") else Dialect.CHAT
 
 
 def make_request(endpoint: Endpoint, headers: Headers, body: Body) -> Request:
@@ -50,7 +47,8 @@ def declared_length(headers: Headers, limits: LimitConfig) -> int | None:
 
     Refusal: INVALID if lengths conflict, which is how requests are smuggled past a gateway; TOO_LARGE over the limit.
     """
-    lengths = {value for name, value in headers if name == b"content-length"}
+    # The fast way's parser leaves white space behind a value.
+    lengths = {value.rstrip(b" \t") for name, value in headers if name == b"content-length"}
     codings = [value for name, value in headers if name == b"transfer-encoding"]
     if len(lengths) > 1 or (lengths and codings):
         raise Refusal(Outcome.INVALID, 400, "The request declares its length in conflicting ways.")

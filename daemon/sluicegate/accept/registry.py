@@ -96,7 +96,8 @@ class Listening:
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         state: Any = {}
         args = (self._app, self._hypercorn, self._context, ConnectionState(state), stream)
-        server = GateServer(*args, stall_s=self._config.current.timeouts.client_stall_s, first_bytes=first_bytes)
+        stall_s = self._config.current.timeouts.client_stall_s
+        server = GateServer(*args, stall_s=stall_s, first_bytes=first_bytes, unmatched=self._unmatched)
         with self._hangups.watching(stream.socket, server.peer.hung_up):
             await server
 

@@ -39,8 +39,9 @@ class Transport:
 
 
 async def client_of(transport: Transport, nursery: trio.Nursery) -> AsgiClient:
-    body = AsgiBody(transport.receive, [], Config(), nursery)
-    return AsgiClient("id-1", transport.send, body, Peer(transport.abort), STALL_S)
+    peer = Peer(transport.abort)
+    body = AsgiBody(transport.receive, [], Config(), nursery, peer)
+    return AsgiClient("id-1", transport.send, body, peer, STALL_S)
 
 
 @pytest.mark.parametrize("whole", [True, False])

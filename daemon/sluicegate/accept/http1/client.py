@@ -12,7 +12,6 @@ import trio
 from ...config.live import Live
 from ...exchange import ClientGone, Headers
 from ..intake import declared_length
-from .head import Head
 
 _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode("ascii") for s in HTTPStatus}
 _END_OF_BODY = b"\r\n0\r\n\r\n"
@@ -37,13 +36,13 @@ class Connection(Protocol):
 class Http1Body:
     """A request's body of declared length."""
 
-    def __init__(self, connection: Connection, head: Head) -> None:
+    def __init__(self, connection: Connection, headers: Headers) -> None:
         self._connection = connection
-        self._head = head
+        self._headers = headers
         self.consumed = False
 
     async def whole(self) -> bytes:
-        length = declared_length(self._head.headers, self._connection.config.current.limits) or 0
+        length = declared_length(self._headers, self._connection.config.current.limits) or 0
         data = await self._connection.take(length)
         self.consumed = True
         return data
@@ -94,7 +93,7 @@ class Http1Client:
 
     async def send(self, data: bytes) -> None:
         if self._ending or self._owed.endswith(_END_OF_BODY):
-            raise ClientGone  # broken off: what came now would pass for a part of this answer, or of the next one
+            raise ClientGone  # the body has ended: more data would be read as a part of it, or of the next answer
         owed, self._owed = self._owed, b""
         await self._connection.send(b"%s%x\r\n%s\r\n" % (owed, len(data), data))
 

@@ -1,9 +1,4 @@
-"""The fast way in: HTTP/1.1 on the hot routes, from the socket to the pipeline without ASGI or a task per request.
-
-One task per connection. It takes over what it knows: a POST to an inference route with a declared length. Anything else
-(other routes, HTTP/1.0, HTTP/2, chunked or multipart bodies, Expect, Upgrade) it hands on, with every byte as it came,
-to Hypercorn, which keeps the connection from then on.
-"""
+"""One client connection on the fast way: its heads read, each request handled, its bytes written within deadlines."""
 
 import contextlib
 import socket
@@ -12,16 +7,17 @@ import trio
 
 from ... import refusals
 from ...config.live import Live
-from ...exchange import ClientGone, ClientStalled, Dialect
+from ...exchange import ClientGone, ClientStalled
 from ...outcome import Outcome, Refusal
 from ..handler import Handler, Unmatched
-from ..intake import LINGER_S, PIECE, make_request, new_id, too_slow
+from ..intake import LINGER_S, PIECE, dialect_of, make_request, new_id, too_slow
 from ..sockets import reset_on_close
 from .client import Http1Body, Http1Client
-from .head import Head, NotHttpError, plausible
+from .grammar import target_of
+from .head import Head, may_be_hot
 
-#: How long a new connection may take for its first request once we are closing (seconds). One that a client opened to
-#: send it at once must not be cut off; one that was opened for later may.
+#: How long a new connection may take for its first request while the gateway closes (seconds). A client that connects
+#: to send a request at once gets its answer; one that connects in advance does not keep the gateway from stopping.
 FIRST_REQUEST_S = 1.0
 
 #: Bytes per read; most requests come in one.
@@ -31,7 +27,7 @@ _END_OF_HEAD = b"\r\n\r\n"
 
 
 class HandOver(Exception):
-    """Not for us: Hypercorn takes the connection on, beginning with these bytes."""
+    """Not for the fast way: Hypercorn serves the connection from now on, beginning with `data`."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__()
@@ -39,7 +35,7 @@ class HandOver(Exception):
 
 
 class Http1Connection:
-    """One client connection on the fast way. Does not own the socket: whoever made it closes it."""
+    """One client connection on the fast way. The caller owns the socket and closes it."""
 
     def __init__(self, sock: socket.socket, handler: Handler, config: Live, unmatched: Unmatched) -> None:
         self.sock = sock
@@ -55,7 +51,7 @@ class Http1Connection:
 
     async def serve(self) -> None:
         """Serve requests until the connection is to be closed. HandOver if it is for Hypercorn."""
-        # One scope for all of the connection's requests: whatever is going on when the peer leaves, it is the last.
+        # One scope for all of the connection's requests: the one that runs when the peer disconnects is the last.
         with self._scope:
             while self.fresh or not self.closing:
                 head = await self._next_head()
@@ -64,19 +60,19 @@ class Http1Connection:
                     return
 
     def hung_up(self) -> None:
-        """The peer closed, half-closed or reset the connection: whoever works for it may stop."""
+        """The peer closed, half-closed or reset the connection: cancel its request."""
         self._scope.cancel()
 
     def close_soon(self) -> None:
-        """Close now if idle, else after the present answer. One on which nothing came yet is given a moment."""
+        """Close now if idle, else after the present answer. A new connection gets FIRST_REQUEST_S for a request."""
         self.closing = True
         if self._idle is not None:
             self._idle.deadline = min(self._idle.deadline, trio.current_time() + FIRST_REQUEST_S * self.fresh)
 
     async def _serve_one(self, head: Head) -> bool:
         """Serve one request; whether the connection can take another."""
-        body = Http1Body(self, head)
-        request = make_request(head.hot, head.headers, body)
+        body = Http1Body(self, head.headers)
+        request = make_request(head.endpoint, head.headers, body)
         client = Http1Client(self, request.id, body, keep_alive=head.keep_alive)
         try:
             await self._handler.handle(request, client)
@@ -97,31 +93,22 @@ class Http1Connection:
         seconds = timeouts.head_read_s if buffer else FIRST_REQUEST_S if self.closing else timeouts.keep_alive_s
         deadline = trio.current_time() + seconds
         searched = 0
-        while True:
-            if buffer.startswith(b"\r\n"):  # an empty line before a request means nothing (RFC 9112, section 2.2)
-                buffer, searched = buffer[2:], 0
-            end = buffer.find(_END_OF_HEAD, searched)
-            if end >= 0 or len(buffer) > limits.header_max_bytes:
-                break
-            if buffer and not plausible(buffer) and buffer != b"\r":
+        while (end := buffer.find(_END_OF_HEAD, searched)) < 0 and len(buffer) <= limits.header_max_bytes:
+            if buffer and not may_be_hot(buffer):
                 raise HandOver(buffer)
             searched = max(0, len(buffer) - 3)
             data = await self._receive(deadline, idle=not buffer)
             if data is None and buffer:
-                await self._reject(408, f"The request's head did not arrive within {timeouts.head_read_s:g} s.")
+                await self._reject(buffer, 408, f"The request's head did not arrive within {timeouts.head_read_s:g} s.")
             if not data:
                 return None
             if not buffer:
                 deadline = trio.current_time() + timeouts.head_read_s
             buffer += data
         if not 0 <= end <= limits.header_max_bytes:
-            await self._reject(431, f"The request's head is larger than {limits.header_max_bytes} bytes.")
+            await self._reject(buffer, 431, f"The request's head is larger than {limits.header_max_bytes} bytes.")
             return None
-        try:
-            head = Head.parse(buffer[: end + 4])
-        except NotHttpError as error:
-            await self._reject(400, f"The request is not valid HTTP/1.1: {error}.")
-            return None
+        head = Head.parse(buffer[: end + 4])
         if head is None:
             raise HandOver(buffer)
         self._buffer = buffer[end + 4 :]
@@ -178,9 +165,9 @@ class Http1Connection:
     # -- writing --------------------------------------------------------------------------------------------------
 
     async def send(self, data: bytes) -> None:
-        """Send it all; ClientStalled if the peer does not take a piece in time, ClientGone if it is gone.
+        """Send it all. ClientStalled if the peer does not take a piece in time, ClientGone if it disconnected.
 
-        What is left of it when this is cancelled goes out before whatever is sent next, or that would be in the midst.
+        If this is cancelled, the rest is kept and goes out before the next data: an answer has no gap.
         """
         if self._unsent:
             data, self._unsent = self._unsent + data, b""
@@ -214,12 +201,12 @@ class Http1Connection:
                 raise ClientStalled
             rest = rest[PIECE:]
 
-    async def _reject(self, status: int, message: str) -> None:
-        """Answer what is no request, and close."""
+    async def _reject(self, head: bytes, status: int, message: str) -> None:
+        """Answer a head that is not whole or too large, and close."""
         request_id = new_id()
         self._unmatched(request_id, status)
         client = Http1Client(self, request_id, None, keep_alive=False)
-        made = refusals.answer(Dialect.CHAT, Refusal(Outcome.INVALID, status, message))
+        made = refusals.answer(dialect_of(target_of(head)), Refusal(Outcome.INVALID, status, message))
         with contextlib.suppress(ClientGone, ClientStalled):
             await client.respond(made.status, made.headers, made.body)
             await self._linger()

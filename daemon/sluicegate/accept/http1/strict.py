@@ -1,0 +1,166 @@
+"""HTTP/1.1 on the ordinary way: Hypercorn's protocol over h11, with grammar.py as the judge of heads and trailers.
+
+h11 alone lets pass what the fast way does not: bare LF, folded fields, control characters, two equal lengths, any
+version, any Host. Hypercorn alone answers a head that is not valid without a body and without a trace in log and
+metrics, and takes a broken chunk for a client that disconnected.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import h11
+from h11._receivebuffer import ReceiveBuffer
+from hypercorn.protocol.events import Event, Response
+from hypercorn.protocol.h11 import H11Protocol
+
+from ... import refusals
+from ...outcome import Outcome, Refusal
+from ..handler import Peer, Unmatched
+from ..intake import dialect_of, new_id
+from .grammar import Malformed, check_chunk_line, check_head, check_section, origin_form, target_of
+
+
+class StrictH11(H11Protocol):
+    """One HTTP/1.1 connection of Hypercorn's. A head that is not valid is answered here, and never reaches ASGI."""
+
+    def __init__(self, *args: Any, peer: Peer, unmatched: Unmatched, linger: Callable[[], Awaitable[None]]) -> None:
+        """`linger` ends what is sent and gives the client time to take it."""
+        super().__init__(*args)
+        self._checked = _CheckedConnection(self.config.h11_max_incomplete_size, peer)
+        self.connection = self._checked
+        self._unmatched = unmatched
+        self._linger = linger
+
+    async def stream_send(self, event: Event) -> None:
+        if isinstance(event, Response) and self._checked.refusal is not None:
+            event.headers.append((b"connection", b"close"))
+        await super().stream_send(event)
+
+    async def _send_error_response(self, _status: int) -> None:
+        """Hypercorn calls this at a head that is not valid; it closes the connection when this returns."""
+        refusal = self._checked.refusal
+        if refusal is None:
+            return  # the client disconnected in the middle of a head
+        request_id = new_id()
+        self._unmatched(request_id, refusal.status)
+        made = refusals.answer(dialect_of(self._checked.target), refusal)
+        more = [
+            (b"x-request-id", request_id.encode("ascii")),
+            (b"content-length", b"%d" % len(made.body)),
+            (b"connection", b"close"),
+            *self.config.response_headers("h11"),
+        ]
+        await self._send_h11_event(h11.Response(status_code=made.status, headers=[*made.headers, *more]))
+        await self._send_h11_event(h11.Data(data=made.body))
+        await self._send_h11_event(h11.EndOfMessage())
+        await self._linger()
+
+
+class _CheckedConnection(h11.Connection):
+    """h11 with stricter heads and trailers.
+
+    `refusal` is set at the first violation; what comes after it is dropped. If it is in a body, the task
+    that reads the body is woken, and finds it in `peer.refusal`.
+    """
+
+    def __init__(self, head_max: int, peer: Peer) -> None:
+        super().__init__(h11.SERVER, max_incomplete_event_size=head_max)
+        self._receive_buffer = _CheckedBuffer(self._check)
+        self._head_max = head_max
+        self._peer = peer
+        self._ended = False
+        self._skipped_line = False
+        self.target = b""  # of a head that is not valid
+        self.refusal: Refusal | None = None
+
+    def receive_data(self, data: bytes) -> None:
+        if not data:
+            self._ended = True
+        if self.refusal is None:
+            super().receive_data(data)
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        if self.refusal is not None:
+            return h11.NEED_DATA
+        state = self.their_state
+        if state is h11.MUST_CLOSE:
+            # RFC 9112, 9.6: what follows the last request is not processed. h11 would refuse it during the answer.
+            self._receive_buffer.maybe_extract_at_most(len(self._receive_buffer))
+        try:
+            event = super().next_event()
+        except h11.RemoteProtocolError as error:
+            if self._ended:
+                raise
+            self.refusal = self._refusal(error, in_body=state is h11.SEND_BODY)
+            if state is not h11.SEND_BODY:
+                raise
+            self._peer.refusal = self.refusal
+            return h11.Data(data=b"")
+        if isinstance(event, h11.Request) and not event.target.startswith(b"/"):
+            target = origin_form(event.target)
+            return h11.Request(
+                method=event.method, target=target, headers=event.headers, http_version=event.http_version
+            )
+        return event
+
+    def _check(self, section: bytes) -> bool:
+        """`section` has just been read: a head or a chunked body's trailers. False if it is to be ignored."""
+        if self.their_state is not h11.IDLE:
+            check_section(section)
+            return True
+        if section == b"\r\n" and not self._skipped_line:
+            self._skipped_line = True  # RFC 9112, 2.2: one empty line before a request
+            return False
+        self._skipped_line = False
+        self.target = target_of(section)
+        if len(section) > self._head_max:
+            raise h11.LocalProtocolError("head too large", error_status_hint=431)
+        check_head(section)
+        self.target = b""
+        return True
+
+    def _refusal(self, error: h11.RemoteProtocolError, *, in_body: bool) -> Refusal:
+        """Not with h11's own message, which holds what the client sent."""
+        if in_body:
+            return Refusal(Outcome.INVALID, 400, "The request's body is not validly chunked.")
+        if error.error_status_hint == 431:
+            self.target = self.target or target_of(self.trailing_data[0])
+            return Refusal(Outcome.INVALID, 431, f"The request's head is larger than {self._head_max} bytes.")
+        why = str(error.__cause__ or "it is malformed")
+        return Refusal(Outcome.INVALID, error.error_status_hint, f"The request is not valid HTTP/1.1: {why}.")
+
+
+class _CheckedBuffer(ReceiveBuffer):
+    """h11's buffer, which has what h11 reads of it line by line checked as it came, with its line ends."""
+
+    def __init__(self, check: Callable[[bytes], bool]) -> None:
+        super().__init__()
+        self._check = check
+
+    def maybe_extract_lines(self) -> list[bytearray] | None:
+        """A head or a chunked body's trailers."""
+        before = bytes(self)
+        lines = super().maybe_extract_lines()
+        if lines is None:
+            return None
+        with _as_h11():
+            if self._check(before[: len(before) - len(self)]):
+                return lines
+        return self.maybe_extract_lines()
+
+    def maybe_extract_next_line(self) -> bytearray | None:
+        """The line before a chunk."""
+        line = super().maybe_extract_next_line()
+        if line is not None:
+            with _as_h11():
+                check_chunk_line(line)
+        return line
+
+
+@contextmanager
+def _as_h11() -> Iterator[None]:
+    try:
+        yield
+    except Malformed as malformed:
+        raise h11.LocalProtocolError("malformed", error_status_hint=malformed.status) from malformed
