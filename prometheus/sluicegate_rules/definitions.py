@@ -60,7 +60,7 @@ class Burn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     counted: str
 
     def spent_percent(self, days: int) -> Decimal:
-        """What is gone of the budget of so many days when the long window has burned at this rate throughout."""
+        """The percentage of the budget of `days` days that one long window at this rate uses up."""
         return self.rate * length_s(self.long) * 100 / (days * _SECONDS["d"])
 
 
