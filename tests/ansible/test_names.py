@@ -13,14 +13,14 @@ FILES = sorted(
     for path in ANSIBLE.glob(pattern)
 )
 
-#: Each is an imperative, and says what its task does; add one where none of these does ("Look" says too little, "Ask" and "Let" too).
+#: Imperatives that say what a task does; add one where none of these does, but no vague one ("Look", "Ask", "Let").
 VERBS = frozenset({
     "Add", "Announce", "Apply", "Build", "Check", "Choose", "Close", "Compare", "Compute", "Configure", "Connect",
     "Copy", "Create", "Decide", "Disable", "Download", "Drop", "Enable", "Enrol", "Fetch", "Find", "Generate", "Give",
     "Hold", "Install", "Keep", "List", "Load", "Make", "Mark", "Name", "Note", "Pack", "Pin", "Prepare", "Provision",
-    "Put", "Read", "Reboot", "Reload", "Remove", "Report", "Request", "Reset", "Restart", "Restore", "Resume", "Roll",
-    "Sandbox", "Save", "Schedule", "Set", "Start", "Stop", "Switch", "Test", "Try", "Uninstall", "Unpack", "Update",
-    "Upgrade", "Verify", "Wait", "Write",
+    "Put", "Read", "Reboot", "Reload", "Remove", "Replace", "Report", "Request", "Reset", "Restart", "Restore",
+    "Resume", "Roll", "Sandbox", "Save", "Schedule", "Set", "Start", "Stop", "Switch", "Test", "Try", "Uninstall",
+    "Unpack", "Update", "Upgrade", "Verify", "Wait", "Write",
 })  # fmt: skip
 
 
