@@ -102,7 +102,7 @@ class Definitions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def recorded_windows(self) -> list[str]:
-        """Windows over which shares of bad requests are recorded, beside the 5 minutes that they are made of."""
+        """Windows over which shares of bad requests are recorded, besides the 5 minutes that they are made of."""
         windows = {window for burn in self.burns.all() for window in (burn.long, burn.short)}
         return sorted(windows - {"5m"}, key=length_s)
 
@@ -127,7 +127,7 @@ class Xid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def pages(self) -> bool:
-        """Whether somebody must act now."""
+        """Whether it pages: act now."""
         return self.action != "note"
 
 

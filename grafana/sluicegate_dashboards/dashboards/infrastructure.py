@@ -1,4 +1,4 @@
-"""Infrastructure Health: the machine beneath, when the engine is slow or gone and the load does not explain it."""
+"""Infrastructure Health: hardware and host, for when the engine is slow or down and the load does not explain it."""
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
