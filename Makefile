@@ -20,7 +20,7 @@ demo-host: .venv/dev.stamp  ## boot a Debian host, deploy everything on it and l
 
 test: lint types build coverage test-deploy  ## install what the tests need and run all of them
 
-test-deploy: .venv/tools.stamp  ## boot Debian hosts, run the playbooks on them and ask them everything (root)
+test-deploy: .venv/tools.stamp  ## boot Debian hosts, run the playbooks on them and test the result (root)
 	$(BIN)/pytest -m deploy
 
 lint: .venv/tools.stamp
@@ -46,10 +46,10 @@ coverage: .venv/tools.stamp
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-bench: .venv/dev.stamp  ## measure the gateway beside its peers (PEERS=venv/bin with smg and vllm-router; nginx from PATH)
+bench: .venv/dev.stamp  ## measure the gateway and its peers (PEERS=venv/bin with smg and vllm-router; nginx from PATH)
 	$(BIN)/python -m tests.bench --plot docs/performance.svg --json build/bench.json $(if $(PEERS),--peer-bin $(PEERS))
 
-dashboards: .venv/dev.stamp  ## build the rules, the runbook's tables and the dashboards' JSON anew
+dashboards: .venv/dev.stamp  ## rebuild the rules, the runbook's tables and the dashboards' JSON
 	$(BIN)/python -m prometheus.sluicegate_rules.build
 	$(BIN)/python -m grafana.sluicegate_dashboards.build
 

@@ -186,7 +186,7 @@ def _with_settings(role: str, text: str) -> str:
         if setting.low is not None:
             lines.append(f"  {variable}: {{min: {json.dumps(setting.low)}, max: {json.dumps(setting.high)}}}")
     lines.append(f"__{role}_default_drain_s: {SETTINGS['timeouts.drain_s'].default:g}")
-    lines.append("# Nothing of the controller's or the host's environment may speak for the file.")
+    lines.append("# The check must not read the controller's or the host's environment.")
     lines.append(f"__{role}_no_environment:")
     lines += [f'  {setting.env}: ""' for setting in SETTINGS.values() if setting.env]
     return "\n".join([before + SETTINGS_BEGIN, *lines, SETTINGS_END + after])

@@ -59,7 +59,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Text:
-    """What every panel says beside its data.
+    """The texts of a panel.
 
     `about` says what to make of what is seen. `runbook` names the alerts that watch it, `more` the dashboard that
     shows its causes, and `empty` what it means that there is no data.

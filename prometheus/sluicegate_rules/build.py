@@ -157,7 +157,7 @@ def _objectives(given: Definitions) -> str:
 def _burns(given: Definitions) -> str:
     paces = (("fast", given.burns.fast), ("slow", given.burns.slow))
     return _table(
-        ("alert", "windows", "burn rate", "budget gone meanwhile"),
+        ("alert", "windows", "burn rate", "budget used by then"),
         [
             (
                 f"{name}, {pace.severity}",

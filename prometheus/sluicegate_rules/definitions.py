@@ -60,7 +60,7 @@ class Burn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     counted: str
 
     def spent_percent(self, days: int) -> Decimal:
-        """What is gone of the budget of so many days when the long window has burned at this rate throughout."""
+        """The percentage of the budget of `days` days that one long window at this rate uses up."""
         return self.rate * length_s(self.long) * 100 / (days * _SECONDS["d"])
 
 
@@ -102,7 +102,7 @@ class Definitions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def recorded_windows(self) -> list[str]:
-        """Windows over which shares of bad requests are recorded, beside the 5 minutes that they are made of."""
+        """Windows over which shares of bad requests are recorded, besides the 5 minutes that they are made of."""
         windows = {window for burn in self.burns.all() for window in (burn.long, burn.short)}
         return sorted(windows - {"5m"}, key=length_s)
 
@@ -127,7 +127,7 @@ class Xid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def pages(self) -> bool:
-        """Whether somebody must act now."""
+        """Whether it pages: act now."""
         return self.action != "note"
 
 

@@ -1,4 +1,4 @@
-"""A task's name is an order: its first word is an imperative."""
+"""A task's name is an imperative and its object: "Read the unit's state", not "Ask whether it runs"."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +13,14 @@ FILES = sorted(
     for path in ANSIBLE.glob(pattern)
 )
 
-#: Each is an imperative, and says what its task does; add one where none of these does ("Look" says too little).
+#: Imperatives that say what a task does; add one where none of these does, but no vague one ("Look", "Ask", "Let").
 VERBS = frozenset({
-    "Add", "Announce", "Apply", "Ask", "Build", "Check", "Choose", "Close", "Compute", "Configure", "Connect", "Copy",
-    "Create", "Decide", "Disable", "Download", "Drop", "Enable", "Enrol", "Fetch", "Find", "Generate", "Give", "Hold",
-    "Install", "Keep", "Let", "List", "Load", "Make", "Mark", "Name", "Note", "Pack", "Pin", "Prepare", "Provision",
-    "Put", "Read", "Reboot", "Reload", "Remove", "Report", "Reset", "Restart", "Restore", "Resume", "Roll", "Sandbox",
-    "Save", "Say", "Schedule", "Set", "Start", "Stop", "Switch", "Test", "Try", "Uninstall", "Unpack", "Update",
-    "Upgrade", "Verify", "Wait", "Write",
+    "Add", "Announce", "Apply", "Build", "Check", "Choose", "Close", "Compare", "Compute", "Configure", "Connect",
+    "Copy", "Create", "Decide", "Disable", "Download", "Drop", "Enable", "Enrol", "Fetch", "Find", "Generate", "Give",
+    "Hold", "Install", "Keep", "List", "Load", "Make", "Mark", "Name", "Note", "Pack", "Pin", "Prepare", "Provision",
+    "Put", "Read", "Reboot", "Reload", "Remove", "Replace", "Report", "Request", "Reset", "Restart", "Restore",
+    "Resume", "Roll", "Sandbox", "Save", "Schedule", "Set", "Start", "Stop", "Switch", "Test", "Try", "Uninstall",
+    "Unpack", "Update", "Upgrade", "Verify", "Wait", "Write",
 })  # fmt: skip
 
 

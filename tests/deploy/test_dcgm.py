@@ -445,7 +445,7 @@ def test_somebody_else_who_holds_the_gpu_is_named(gpus: Playing) -> None:
 def test_a_check_stops_nothing_and_says_what_it_would(gpus: Playing) -> None:
     before = _pids(gpus.host)
     run = gpus.reset("-e", "gpu=0", "--check", log="check").succeeded()
-    (said,) = [task.message for task in run.tasks if task.name == "Say what is about to happen"]
+    (said,) = [task.message for task in run.tasks if task.name == "Report the units to stop"]
     assert re.search(", ".join(map(re.escape, IN_ORDER)), said), said
     assert _pids(gpus.host) == before
     assert _resets(gpus.host) == []

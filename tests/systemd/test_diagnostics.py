@@ -40,7 +40,7 @@ def test_it_holds_what_the_commands_said(bin_dir: Path, tmp_path: Path, fake: Fa
     done = run("sluicegate-diagnostics", UNIT, env={"PATH": str(bin_dir), "STATE_DIRECTORY": str(state)})
     assert (done.returncode, done.stderr) == (0, "")
     text = report(tmp_path)
-    assert done.stdout == f"What there was to know about {UNIT} is in {reports(tmp_path)[0]}.\n"
+    assert done.stdout == f"The diagnostics of {UNIT} are in {reports(tmp_path)[0]}.\n"
     assert f"journalctl was asked for --no-pager --output=short-iso-precise --lines=500 --unit={UNIT}" in text
     assert "nvidia-smi was asked for" in text
     assert "ss was asked for -ltne" in text

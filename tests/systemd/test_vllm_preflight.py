@@ -53,8 +53,8 @@ def test_an_engine_left_behind_is_named(nvidia_smi: Fake, bin_dir: Path) -> None
     status, said = preflight(bin_dir)
     assert status == 1
     assert said == (
-        f"GPU 1 is held by process {NOBODY} (VLLM::EngineCore, 512 MiB), an engine left behind that belongs to no "
-        f"other running vllm@ service: end it by `kill -9 {NOBODY}` and start {UNIT} again.\n"
+        f"GPU 1 is held by process {NOBODY} (VLLM::EngineCore, 512 MiB), an orphaned engine that belongs to no "
+        f"other running vllm@ service: end it with `kill -9 {NOBODY}` and start {UNIT} again.\n"
     )
 
 

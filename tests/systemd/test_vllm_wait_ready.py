@@ -135,7 +135,7 @@ def test_an_engine_that_has_ended_is_not_waited_for(directory: Path) -> None:
     # The deadline lies beyond the test's own.
     done = wait(directory, MAINPID=str(ended.pid), ENGINE_READY_TIMEOUT_S="7200")
     assert done.returncode == 1
-    assert done.stderr == f"The engine ended before it was ready: read its last lines by `journalctl -u {UNIT}`.\n"
+    assert done.stderr == f"The engine exited before it was ready: read its last lines with `journalctl -u {UNIT}`.\n"
 
 
 @pytest.mark.parametrize("value", ["0", "7201", "-1", "1.5", "soon", "9" * 30])

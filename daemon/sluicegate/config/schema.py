@@ -1,6 +1,6 @@
-"""The configuration: frozen dataclasses, one per TOML table. What is allowed stands in each field's metadata.
+"""The configuration: frozen dataclasses, one per TOML table. Each field's metadata says which values are allowed.
 
-`load.py` makes these from TOML and the environment; nothing else constructs them outside of tests.
+`load.py` builds these from TOML and the environment; outside of tests nothing else constructs them.
 """
 
 # ruff: noqa: RUF009 -- setting() returns a dataclasses.field(), which is what the rule wants
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class QueueMode(enum.StrEnum):
-    """What happens to a request that finds no free slot."""
+    """What happens to a request when no slot is free."""
 
     QUEUE = "queue"
     REJECT = "reject"
@@ -45,11 +45,11 @@ def setting(
     notation: Notation | None = None,
     restart: bool = False,
 ) -> Any:
-    """A field, what it means, and what it accepts.
+    """A field, its meaning, and the values that it accepts.
 
     `env`: the environment variable that overrides it. `low`, `high`: the inclusive range, which every number has.
-    `choices`: the words that a text may be. `notation`: how an address is written. `restart`: a reload cannot
-    change it. A name's ending gives the unit: `_s` seconds, `_bytes` bytes.
+    `choices`: the allowed words of a text. `notation`: how an address is written. `restart`: a reload cannot
+    change it. The suffix of the name gives the unit: `_s` seconds, `_bytes` bytes.
     """
     metadata = {"doc": doc, "env": env, "low": low, "high": high, "choices": choices, "notation": notation}
     metadata["restart"] = restart
@@ -58,7 +58,7 @@ def setting(
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """[engine]: the vLLM behind the gate."""
+    """[engine]: the vLLM behind the gateway."""
 
     base_url: Address = setting(
         TcpAddress("127.0.0.1", 8000),
@@ -76,7 +76,7 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionConfig:
-    """[admission]: which request may use the engine now, which is queued, which is refused."""
+    """[admission]: which requests may use the engine now, which are queued, which are refused."""
 
     max_active: int = setting(2, "slots: requests at the engine at one time", env="MAX_ACTIVE", low=1, high=65536)
     queue_mode: QueueMode = setting(
@@ -99,12 +99,12 @@ class TimeoutConfig:
     head_read_s: float = setting(10.0, "from a request's first byte to the end of its headers", low=0.01, high=600)
     body_read_s: float = setting(60.0, "from the end of the headers to the end of the body", low=0.01, high=3600)
     keep_alive_s: float = setting(75.0, "how long an idle client connection is kept", low=0.01, high=3600)
-    drain_s: float = setting(30.0, "on SIGTERM: how long active requests may go on", low=0, high=86400)
+    drain_s: float = setting(30.0, "on SIGTERM: how long running requests may continue", low=0, high=86400)
 
 
 @dataclass(frozen=True, slots=True)
 class LimitConfig:
-    """[limits]: sizes in bytes, counts in pieces."""
+    """[limits]: sizes in bytes, and counts."""
 
     body_max_bytes: int = setting(32 * 1024 * 1024, "largest request body", low=1024, high=1 << 30)
     header_max_bytes: int = setting(32 * 1024, "largest request head", low=1024, high=1 << 20)
@@ -124,13 +124,13 @@ class LogConfig:
         restart=True,
     )
     level: str = setting(
-        "info", "the least that is written", env="LOG_LEVEL", choices=("debug", "info", "warning", "error")
+        "info", "the lowest level that is written", env="LOG_LEVEL", choices=("debug", "info", "warning", "error")
     )
 
 
 @dataclass(frozen=True, slots=True)
 class GpuConfig:
-    """[gpu]: how the GPU is watched."""
+    """[gpu]: how the GPU is monitored."""
 
     sample_interval_s: float = setting(5.0, "time between two readings of the GPU", low=0.1, high=600)
 

@@ -13,7 +13,7 @@ def board() -> Dashboard:
     """The dashboard."""
     return dashboard(
         Uid.CAPACITY,
-        "Is the machine full, of what, and would more slots, fewer slots or another GPU help?",
+        "Is the machine full, which resource is full, and would more slots, fewer slots or another GPU help?",
         [_gate(), _load(), _engine(), _gpu()],
     )
 
@@ -27,8 +27,8 @@ def _gate() -> Row:
             series(
                 Text(
                     "Share of slots in use",
-                    "100 % for long is a full machine. Look at the KV cache and the GPU below before you add "
-                    "slots: an engine that is full too only gets slower.",
+                    "At 100 % for long the machine is full. Check the KV cache and the GPU below before you add "
+                    "slots: if the engine is full too, it only gets slower.",
                     "percentunit",
                     runbook=("SluicegateSaturated",),
                 ),
@@ -39,8 +39,8 @@ def _gate() -> Row:
             series(
                 Text(
                     "Share of the queue in use",
-                    "At 100 % the next request gets a 429. A queue that never empties does not help: it only adds "
-                    "its length to every wait.",
+                    "At 100 % the next request gets a 429. A queue that never empties does not help: it only makes "
+                    "every wait longer.",
                     "percentunit",
                     runbook=("SluicegateShedding", "SluicegateSheddingHeavily"),
                     empty="No queue (mode reject)",
@@ -52,8 +52,8 @@ def _gate() -> Row:
             series(
                 Text(
                     "Headroom",
-                    "What is left: the share of slots that are free, and of the fullest KV cache. Whichever "
-                    "reaches 0 first is what limits this machine.",
+                    "The share of slots that are free, and the free share of the fullest KV cache. The one that "
+                    "reaches 0 first limits this machine.",
                     "percentunit",
                 ),
                 Query(gateway.SLOTS_FREE, "{{instance}} slots"),
@@ -64,14 +64,14 @@ def _gate() -> Row:
             shared.queue(),
             series(
                 Text(
-                    "Waited in vain",
-                    "Share of those that left the queue without a slot: QUEUE_TIMEOUT_S ran out, or the client had "
-                    "enough. Above a few percent the queue is too long for this load: lower QUEUE_MAX.",
+                    "Waited without getting a slot",
+                    "Share of queued requests that got no slot: they timed out after QUEUE_TIMEOUT_S, or the client "
+                    "disconnected. Above a few percent the queue is too long for this load: lower QUEUE_MAX.",
                     "percentunit",
                     runbook=("SluicegateQueueWaitNearTimeout",),
                     empty=NO_TRAFFIC,
                 ),
-                Query(gateway.WAITED_IN_VAIN, "timed out or left"),
+                Query(gateway.WAITED_IN_VAIN, "timed out or disconnected"),
             ),
         ],
     )
@@ -86,8 +86,8 @@ def _load() -> Row:
             series(
                 Text(
                     "Queue wait against its timeout",
-                    "Wait for a slot, against QUEUE_TIMEOUT_S (dashed). A p99 at the timeout means that requests "
-                    "wait in vain.",
+                    "Wait for a slot, against QUEUE_TIMEOUT_S (dashed). A p99 at the timeout means that requests wait "
+                    "and then get no slot.",
                     "s",
                     runbook=("SluicegateQueueWaitNearTimeout",),
                     empty=NO_TRAFFIC,
@@ -100,9 +100,9 @@ def _load() -> Row:
             series(
                 Text(
                     "Offered, served, shed",
-                    "By host. Dashed: what the slots can carry at the present mix of requests (slots over the time "
-                    "that one is held). An estimate, and too high while the machine is idle, for a request alone "
-                    "on the GPU is faster. Offered above it will be shed.",
+                    "By host. Dashed: the rate that the slots can serve at the present mix of requests (slots divided "
+                    "by the time that a request holds one). It is an estimate, and too high while the machine is "
+                    "idle, because a request that is alone on the GPU is faster. Offered load above it is shed.",
                     "reqps",
                     runbook=("SluicegateShedding",),
                     empty=NO_TRAFFIC,
@@ -116,8 +116,8 @@ def _load() -> Row:
             series(
                 Text(
                     "Share of streams within the goal",
-                    "First tokens that came within the goal chosen above, of all streams that got one. It is the "
-                    "number to hold steady while MAX_ACTIVE is raised.",
+                    "Share of the streams with a first token that got it within the goal chosen above. Keep it steady "
+                    "while you raise MAX_ACTIVE.",
                     "percentunit",
                     runbook=("SluicegateTtftBudgetBurningFast",),
                     empty=NO_TRAFFIC,
@@ -138,8 +138,8 @@ def _engine() -> Row:
             series(
                 Text(
                     "Engine's requests against slots",
-                    "What vLLM runs and queues itself, against MAX_ACTIVE (dashed). Requests that wait inside vLLM "
-                    "hold a slot and make no progress: its max-num-seqs or its KV cache is smaller than "
+                    "Requests that vLLM runs and queues itself, against MAX_ACTIVE (dashed). Requests that wait "
+                    "inside vLLM hold a slot and make no progress: its max-num-seqs or its KV cache is smaller than "
                     "MAX_ACTIVE.",
                     "short",
                     more=Uid.LLM,
@@ -164,8 +164,8 @@ def _engine() -> Row:
             series(
                 Text(
                     "Preemptions",
-                    "Requests that vLLM threw out of its cache to make room; each is computed again from its "
-                    "prompt. Any steady rate is capacity lost: lower MAX_ACTIVE.",
+                    "Requests that vLLM removed from its cache to make room; each is computed again from its prompt. "
+                    "Any steady rate wastes capacity: lower MAX_ACTIVE.",
                     "suffix: /s",
                     runbook=("SluicegatePreemptions",),
                     more=Uid.LLM,
@@ -179,16 +179,16 @@ def _engine() -> Row:
 
 def _gpu() -> Row:
     return Row(
-        "What the GPU makes of it",
+        "GPU",
         height=8,
         width=12,
         panels=[
             series(
                 Text(
                     "GPU utilisation against slots",
-                    "Share of time with a kernel running beside the share of slots in use. Slots full and GPU "
-                    "idle: more slots would help, or the CPU holds the engine back. GPU full at few slots: more "
-                    "slots only make each slower.",
+                    "Share of time with a kernel running, and the share of slots in use. Slots full and GPU idle: "
+                    "more slots would help, or the CPU limits the engine. GPU full with few slots: more slots only "
+                    "make each request slower.",
                     "percentunit",
                     more=Uid.INFRASTRUCTURE,
                 ),

@@ -13,7 +13,7 @@ def board() -> Dashboard:
     """The dashboard."""
     return dashboard(
         Uid.GATEWAY,
-        "What the gate did with each request, and how the daemon itself is.",
+        "What the gateway did with each request, and the state of the daemon itself.",
         [_waiting(), _endings(), _connections(), _process(), _build()],
     )
 
@@ -27,8 +27,8 @@ def _waiting() -> Row:
             heat(
                 Text(
                     "Queue wait",
-                    "How long requests waited for a slot. One band at the bottom: slots are free. A band that "
-                    "climbs: the queue grows. Two bands: short and long requests compete, or hosts differ.",
+                    "How long requests waited for a slot. One band at the bottom: slots are free. A rising band: the "
+                    "queue grows. Two bands: short and long requests compete, or hosts differ.",
                     "s",
                     runbook=("SluicegateQueueWaitNearTimeout",),
                     more=Uid.CAPACITY,
@@ -39,7 +39,7 @@ def _waiting() -> Row:
             heat(
                 Text(
                     "Time to first token, distribution",
-                    "How long streams took to their first byte, waiting included. A second band far above the "
+                    "Time from a stream's request to its first byte, waiting included. A second band far above the "
                     "first shows what an average hides: long prompts, or a preempting engine.",
                     "s",
                     runbook=("SluicegateTtftBudgetBurningFast",),
@@ -61,8 +61,8 @@ def _endings() -> Row:
             table(
                 Text(
                     "Outcomes in this time range",
-                    "How many requests ended how, in the time range shown. Every request has exactly one outcome; "
-                    "`journalctl SLUICEGATE_OUTCOME=<outcome>` lists the requests themselves.",
+                    "Requests by outcome in the time range shown. Every request has exactly one outcome; `journalctl "
+                    "SLUICEGATE_OUTCOME=<outcome>` lists the requests themselves.",
                     "short",
                     runbook=("SluicegateErrorBudgetBurningFast",),
                     empty=NO_TRAFFIC,
@@ -75,9 +75,9 @@ def _endings() -> Row:
             series(
                 Text(
                     "Shed by reason",
-                    "busy: no slot in mode reject. queue_full: QUEUE_MAX waited already. queue_timeout: waited "
-                    "QUEUE_TIMEOUT_S in vain; lower QUEUE_MAX then, for those had better been told at once. "
-                    "draining: the daemon was stopping.",
+                    "busy: no free slot in mode reject. queue_full: QUEUE_MAX requests were queued already. "
+                    "queue_timeout: no slot within QUEUE_TIMEOUT_S; lower QUEUE_MAX then, because such requests are "
+                    "better refused at once. draining: the daemon was stopping.",
                     "reqps",
                     runbook=("SluicegateShedding",),
                     more=Uid.CAPACITY,
@@ -90,9 +90,9 @@ def _endings() -> Row:
             series(
                 Text(
                     "Refusals and failures by status",
-                    "HTTP statuses other than success; none: the client left before one. 4xx but 429 are clients' "
-                    "mistakes, 429 and 503 carry Retry-After, 502 and 504 are the engine's. Clients that ignore "
-                    "Retry-After show as a rise of 429 that outgrows the served.",
+                    "HTTP statuses other than success; none: the client disconnected before one. 4xx except 429 are "
+                    "clients' errors, 429 and 503 carry Retry-After, 502 and 504 come from the engine. If clients "
+                    "ignore Retry-After, 429 rises faster than the served requests.",
                     "reqps",
                     runbook=("SluicegateShedding", "SluicegateErrorBudgetBurningFast"),
                     empty=NO_TRAFFIC,
@@ -103,8 +103,7 @@ def _endings() -> Row:
             series(
                 Text(
                     "Latency by endpoint, p95",
-                    "Embeddings take milliseconds, answers seconds to minutes: an endpoint is to be compared with "
-                    "itself.",
+                    "Embeddings take milliseconds, answers seconds to minutes: compare an endpoint only with itself.",
                     "s",
                     empty=NO_TRAFFIC,
                 ),
@@ -123,9 +122,8 @@ def _connections() -> Row:
             series(
                 Text(
                     "Client connections",
-                    "Open connections of clients, idle ones included, against limits.connections_max (dashed): "
-                    "above it a client gets a 503. Far more of them than requests is a client that opens one for "
-                    "each.",
+                    "Open connections of clients, idle ones included, against limits.connections_max (dashed): above "
+                    "it a new client gets a 503. Far more of them than requests is a client that opens one for each.",
                     "short",
                     runbook=("SluicegateConnectionsNearLimit",),
                 ),
@@ -135,8 +133,8 @@ def _connections() -> Row:
             series(
                 Text(
                     "Engine connections",
-                    "Connections to vLLM, idle (kept for the next request) or busy. Busy ones should equal the "
-                    "slots in use: more of them means that the engine still works for requests that have ended.",
+                    "Connections to vLLM, idle (kept for the next request) or busy. Busy ones should equal the slots "
+                    "in use: more of them mean that the engine still works on requests that have ended.",
                     "short",
                     more=Uid.LLM,
                 ),
@@ -156,8 +154,8 @@ def _process() -> Row:
             series(
                 Text(
                     "CPU",
-                    "Cores that the daemon uses. Its Python can use one: near 1.0 it is the bottleneck, and tokens "
-                    "arrive late in every stream.",
+                    "CPU cores that the daemon uses. Its Python can use one core: near 1.0 it is the bottleneck, and "
+                    "tokens are late in every stream.",
                     "suffix: cores",
                 ),
                 Query(gateway.CPU, "{{instance}}"),
@@ -165,8 +163,8 @@ def _process() -> Row:
             series(
                 Text(
                     "Memory",
-                    "Resident memory of the daemon. It follows the open requests; growth from day to day at the "
-                    "same load is a leak.",
+                    "Resident memory of the daemon. It grows and shrinks with the open requests; growth from day to "
+                    "day at the same load is a leak.",
                     "bytes",
                 ),
                 Query(gateway.MEMORY, "{{instance}}"),
@@ -185,8 +183,8 @@ def _process() -> Row:
             series(
                 Text(
                     "Garbage collections",
-                    "Runs of Python's collector by generation. Generation 2 looks at everything and pauses the daemon "
-                    "longest: it should be the rarest by far.",
+                    "Runs of Python's garbage collector by generation. Generation 2 scans all objects and pauses the "
+                    "daemon longest: it should be by far the rarest.",
                     "ops",
                 ),
                 Query(gateway.COLLECTIONS, "{{instance}} generation {{generation}}"),
@@ -194,8 +192,8 @@ def _process() -> Row:
             series(
                 Text(
                     "Log lines dropped",
-                    "Lines that journald did not take at once. Any means that journald or the disk cannot follow; "
-                    "the requests themselves are not held up by it.",
+                    "Lines that journald did not take at once. Any value above 0 means that journald or the disk is "
+                    "too slow. Requests are not delayed.",
                     "suffix: lines/s",
                     runbook=("SluicegateLogLinesDropped",),
                 ),
@@ -215,8 +213,8 @@ def _build() -> Row:
             table(
                 Text(
                     "Versions",
-                    "What runs where, and for how long. Hosts that should be alike and differ: an upgrade stopped "
-                    "half way. Minutes of age that nobody asked for: it restarts by itself.",
+                    "The version and the uptime of each host. Different versions on hosts that should be the same: an "
+                    "upgrade stopped half way. A low age without a deploy: the daemon is restarting.",
                     "none",
                     runbook=("SluicegateGatewayRestarting",),
                 ),
@@ -228,8 +226,8 @@ def _build() -> Row:
             series(
                 Text(
                     "Configuration reloads",
-                    "Reloads that were applied, and those that were refused because the configuration was not "
-                    "valid: the old one is then still in force, and the log names the faults.",
+                    "Reloads that were applied, and reloads that were refused. After a refused one the old "
+                    "configuration is still in effect, and the log names the reasons.",
                     "short",
                     runbook=("SluicegateReloadRefused",),
                 ),
@@ -238,8 +236,8 @@ def _build() -> Row:
             timeline(
                 Text(
                     "Last reload",
-                    "Whether the configuration in force is the one on disk. Refused: mend the file, which "
-                    "`sluicegate check` explains, and reload again.",
+                    "Whether the configuration in effect is the one on disk. Refused: correct the file (`sluicegate "
+                    "check` names the errors) and reload again.",
                     "none",
                     runbook=("SluicegateReloadRefused",),
                 ),

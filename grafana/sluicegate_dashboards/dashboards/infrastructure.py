@@ -1,4 +1,4 @@
-"""Infrastructure Health: the machine beneath, when the engine is slow or gone and the load does not explain it."""
+"""Infrastructure Health: hardware and host, for when the engine is slow or down and the load does not explain it."""
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
@@ -31,7 +31,7 @@ def _targets() -> Row:
                 Text(
                     "Targets up",
                     "Whether Prometheus could scrape each exporter. vLLM is scraped through the gateway, so both go "
-                    "down with the gateway. What is down is missing on every dashboard.",
+                    "down with the gateway. The metrics of a target that is down are missing on every dashboard.",
                     "none",
                     runbook=("SluicegateTargetDown", "SluicegateGatewayNotScraped", "SluicegateGatewayDown"),
                 ),
@@ -41,8 +41,8 @@ def _targets() -> Row:
             timeline(
                 Text(
                     "Units active",
-                    "systemd's view of what was installed: a unit that flickers is restarting, one that stays down "
-                    "was stopped or has failed too often (`systemctl status UNIT`).",
+                    "State of the installed systemd units. A unit that goes up and down is restarting; one that stays "
+                    "down was stopped or has failed too often (`systemctl status UNIT`).",
                     "none",
                     empty="No unit states: the systemd collector of node_exporter is off",
                 ),
@@ -62,7 +62,7 @@ def _gpu() -> Row:
             series(
                 Text(
                     "GPU utilisation",
-                    "Share of time with a kernel running, as DCGM and the gateway (NVML) read it. 100 % says that "
+                    "Share of time with a kernel running, as DCGM and the gateway (NVML) read it. 100 % means that "
                     "the GPU is never idle, not that it is full: see Tensor and memory activity. The two sources "
                     "should agree; if they do not, one reads another GPU or is stale.",
                     "percentunit",
@@ -77,9 +77,9 @@ def _gpu() -> Row:
             series(
                 Text(
                     "Tensor and memory activity",
-                    "Share of cycles in which the tensor cores and the memory interface were busy. Decoding is "
-                    "bound by memory, prefill by the tensor cores: memory near its top with idle tensor cores is "
-                    "normal while answers are written.",
+                    "Share of cycles in which the tensor cores and the memory interface were busy. Decoding is bound "
+                    "by memory, prefill by the tensor cores: memory near its top with idle tensor cores is normal "
+                    "while answers are written.",
                     "percentunit",
                     empty=NO_GPU,
                 ),
@@ -91,9 +91,9 @@ def _gpu() -> Row:
             series(
                 Text(
                     "GPU memory",
-                    "Memory in use against all memory of the GPU (dashed), from DCGM and the gateway. vLLM takes "
-                    "its share at its start and keeps it: flat is right. Memory in use while vLLM is down is a "
-                    "process that was left behind.",
+                    "Memory in use against all memory of the GPU (dashed), from DCGM and the gateway. vLLM takes its "
+                    "share at its start and keeps it, so a flat line is normal. Memory in use while vLLM is down "
+                    "belongs to an orphaned process.",
                     "bytes",
                     runbook=("SluicegateGpuMemoryFull",),
                     empty=NO_GPU,
@@ -107,9 +107,9 @@ def _gpu() -> Row:
             series(
                 Text(
                     "GPU temperature",
-                    "Where a GPU slows down depends on its model: `nvidia-smi -q -d TEMPERATURE` names it, and "
-                    "Held back below shows when it does. One GPU hotter than its neighbours: its fan or its place "
-                    "in the air stream.",
+                    "The slowdown temperature depends on the GPU's model: see `nvidia-smi -q -d TEMPERATURE`. Held "
+                    "back below shows when it is reached. One GPU hotter than its neighbours: check its fan and its "
+                    "place in the air flow.",
                     "celsius",
                     runbook=("SluicegateGpuHot",),
                     empty=NO_GPU,
@@ -121,8 +121,8 @@ def _gpu() -> Row:
             series(
                 Text(
                     "GPU power",
-                    "Power draw now, and the mean power from DCGM's energy counter, which no peak between two "
-                    "readings escapes. At the card's limit all the time the clocks are held down.",
+                    "Power draw now, and the mean power from DCGM's energy counter, which includes peaks between two "
+                    "readings. At the card's limit all the time, the clocks are reduced.",
                     "watt",
                     empty=NO_GPU,
                 ),
@@ -135,7 +135,7 @@ def _gpu() -> Row:
                 Text(
                     "SM clock",
                     "Clock of the GPU's cores. A fall under load is throttling (Held back below says why); a fall "
-                    "without load is saving power.",
+                    "without load saves power.",
                     "hertz",
                     runbook=("SluicegateGpuThrottled",),
                     empty=NO_GPU,
@@ -156,8 +156,8 @@ def _gpu_faults() -> Row:
             timeline(
                 Text(
                     "Held back",
-                    "Why the clocks are lower than they could be. Power cap at full load is by design; heat, "
-                    "hardware slowdown and power brake are faults of cooling or supply.",
+                    "Why the clocks are lower than they could be. Power cap at full load is by design; heat, hardware "
+                    "slowdown and power brake are problems of cooling or power supply.",
                     "none",
                     runbook=("SluicegateGpuThrottled", "SluicegateGpuHot"),
                     empty=NO_GPU,
@@ -171,9 +171,9 @@ def _gpu_faults() -> Row:
             stat(
                 Text(
                     "Last XID",
-                    "The last fault that the driver reported, by its number; 0 is none. It stays until DCGM "
-                    "restarts, so an old one is no news, and hides the ones before it: see XIDs below. The runbook "
-                    "tells which ones need a reset.",
+                    "The number of the last error that the driver reported; 0 is none. It stays until DCGM restarts, "
+                    "so it may be old, and it hides earlier ones: see XIDs below. The runbook says which ones need a "
+                    "reset.",
                     "none",
                     runbook=("SluicegateGpuXid", "SluicegateGpuFault"),
                     # Older versions of DCGM say 0 before the first one, newer ones nothing.
@@ -185,8 +185,8 @@ def _gpu_faults() -> Row:
             stat(
                 Text(
                     "Uncorrectable errors",
-                    "Double-bit ECC errors since the GPU was last reset. Any is a reason to reset it, and to "
-                    "replace it if they come back. Consumer cards have no ECC and show nothing.",
+                    "Double-bit ECC errors since the GPU was last reset. After any error reset the GPU; replace it if "
+                    "errors come back. Consumer cards have no ECC and show nothing.",
                     "short",
                     runbook=("SluicegateGpuMemoryErrors",),
                     empty="No ECC",
@@ -197,8 +197,8 @@ def _gpu_faults() -> Row:
             timeline(
                 Text(
                     "GPU seen by the gateway",
-                    "Whether the gateway gets readings from NVML. No, on a host that has a GPU: the driver is gone "
-                    "or was replaced while the gateway ran.",
+                    "Whether the gateway gets readings from NVML. No, on a host that has a GPU: the driver is "
+                    "missing, or was replaced while the gateway ran.",
                     "none",
                     runbook=("SluicegateGpuLost",),
                 ),
@@ -208,8 +208,8 @@ def _gpu_faults() -> Row:
             series(
                 Text(
                     "XIDs",
-                    "Faults that the driver reported, by number, each over the 5 minutes before. One that needs a "
-                    "reset pages and goes on paging after it has left this panel, until DCGM is restarted.",
+                    "Errors that the driver reported, by number, each counted over the previous 5 minutes. An error "
+                    "that needs a reset pages until DCGM is restarted, even when this panel no longer shows it.",
                     "short",
                     runbook=("SluicegateGpuXid", "SluicegateGpuFault"),
                     empty="No XID in this time range",
@@ -230,8 +230,7 @@ def _host() -> Row:
             series(
                 Text(
                     "Host CPU",
-                    "Share of all cores that are busy. The engine's Python feeds the GPU from here: without a free "
-                    "core the GPU starves.",
+                    "Share of all cores that are busy. The engine's Python needs a free core to keep the GPU busy.",
                     "percentunit",
                     empty=NO_HOST,
                 ),
@@ -242,8 +241,8 @@ def _host() -> Row:
             series(
                 Text(
                     "Host memory",
-                    "Memory that nothing can give back, against all there is (dashed). The page cache does not "
-                    "count. Near the limit the kernel kills the largest process, usually the engine.",
+                    "Memory that cannot be freed, against all memory (dashed). The page cache does not count. Near "
+                    "the limit the kernel kills the largest process, usually the engine.",
                     "bytes",
                     runbook=("SluicegateHostMemoryLow",),
                     empty=NO_HOST,
@@ -254,8 +253,8 @@ def _host() -> Row:
             series(
                 Text(
                     "Pressure",
-                    "Share of time in which something waited for CPU, memory or disk. Better than load: above a "
-                    "few percent of memory pressure the host is thrashing.",
+                    "Share of time in which processes waited for CPU, memory or disk. It says more than the load: "
+                    "above a few percent of memory pressure the host is thrashing.",
                     "percentunit",
                     empty="No pressure figures: the kernel has none (psi=1)",
                 ),
@@ -276,8 +275,8 @@ def _host() -> Row:
             series(
                 Text(
                     "Network",
-                    "Traffic of the host's own network cards. Tokens are small: megabytes a second are downloads "
-                    "of models, or traffic between engines on several hosts.",
+                    "Traffic of the host's own network cards. Tokens are small: megabytes a second are downloads of "
+                    "models, or traffic between engines on several hosts.",
                     "Bps",
                     empty=NO_HOST,
                 ),
@@ -297,7 +296,7 @@ def _disks() -> Row:
             series(
                 Text(
                     "Disk space used",
-                    "Share of each file system in use. Models and Prometheus' data are what grows.",
+                    "Share of each file system in use. Models and Prometheus' data grow most.",
                     "percentunit",
                     runbook=("SluicegateDiskFull", "SluicegateDiskFilling"),
                     empty=NO_HOST,
@@ -309,8 +308,8 @@ def _disks() -> Row:
             series(
                 Text(
                     "Inodes used",
-                    "Share of each file system's inodes in use; file systems without a fixed number are left out. "
-                    "Without one no file can be created, whatever space is free.",
+                    "Share of each file system's inodes in use; file systems without a fixed number are not shown. "
+                    "Without a free inode no file can be created, even with free space.",
                     "percentunit",
                     runbook=("SluicegateInodesFilling",),
                     empty="No file system here has a fixed number of inodes",
@@ -322,8 +321,8 @@ def _disks() -> Row:
             series(
                 Text(
                     "Disk busy",
-                    "Share of time in which the disk worked on something. At 100 % an engine start takes as long "
-                    "as the disk needs to read the model.",
+                    "Share of time in which the disk was busy. At 100 % the disk limits an engine's start, which "
+                    "reads the model.",
                     "percentunit",
                     empty=NO_HOST,
                 ),
@@ -344,7 +343,7 @@ def _prometheus() -> Row:
             series(
                 Text(
                     "Scrape time",
-                    "The slowest scrape of each job. Near the scrape's timeout a target is about to go missing.",
+                    "The slowest scrape of each job. A target near the scrape timeout will soon be reported down.",
                     "s",
                     runbook=("SluicegateTargetDown",),
                 ),
@@ -353,7 +352,7 @@ def _prometheus() -> Row:
             series(
                 Text(
                     "Series",
-                    "Series that Prometheus holds in memory. It should be flat: growth is a label that nobody bounds.",
+                    "Series that Prometheus holds in memory. It should be flat: growth comes from an unbounded label.",
                     "short",
                 ),
                 Query(host.SERIES, "{{instance}}"),
@@ -361,7 +360,8 @@ def _prometheus() -> Row:
             series(
                 Text(
                     "Samples by target",
-                    "Samples of each scrape. A jump after an upgrade is an exporter that says more than before.",
+                    "Samples of each scrape. A jump after an upgrade means that an exporter has more metrics than "
+                    "before.",
                     "short",
                 ),
                 Query(host.SAMPLES, "{{job}}"),
@@ -369,7 +369,7 @@ def _prometheus() -> Row:
             series(
                 Text(
                     "Rule failures",
-                    "Rules that could not be evaluated. Any is a fault: alerts may be missing.",
+                    "Rules that could not be evaluated. Any value above 0 is an error: alerts may be missing.",
                     "suffix: /s",
                     runbook=("SluicegatePrometheusUnwell",),
                 ),
@@ -379,8 +379,8 @@ def _prometheus() -> Row:
             series(
                 Text(
                     "Stored data",
-                    "Size of Prometheus' blocks on disk. They appear two hours after a first start, and stop "
-                    "growing at the retention that was set.",
+                    "Size of Prometheus' blocks on disk. They appear two hours after a first start, and stop growing "
+                    "at the retention that was set.",
                     "bytes",
                     runbook=("SluicegateDiskFilling",),
                 ),
@@ -389,8 +389,8 @@ def _prometheus() -> Row:
             timeline(
                 Text(
                     "Prometheus' configuration",
-                    "Whether the last change of its configuration is in force. Refused: `promtool check config` "
-                    "says why.",
+                    "Whether the last change of its configuration is in effect. Refused: `promtool check config` says "
+                    "why.",
                     "none",
                     runbook=("SluicegatePrometheusUnwell",),
                 ),

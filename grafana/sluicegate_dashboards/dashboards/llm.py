@@ -29,8 +29,8 @@ def _tokens() -> Row:
             series(
                 Text(
                     "Tokens in the engine",
-                    "Prompt tokens that vLLM processed and tokens that it generated, as it makes them. Requests "
-                    "that run while neither moves: the engine is wedged.",
+                    "Prompt tokens that vLLM processed and tokens that it generated, at the time it does so. If "
+                    "requests run and both are 0, the engine is wedged.",
                     "suffix: tokens/s",
                     runbook=("SluicegateEngineWedged",),
                     empty=NO_ENGINE,
@@ -41,7 +41,7 @@ def _tokens() -> Row:
             timeline(
                 Text(
                     "Engine up",
-                    "Whether the engine could serve. Each gap ended all requests that were running.",
+                    "Whether the engine could serve. Each gap ended all running requests.",
                     "none",
                     runbook=("SluicegateEngineRestarting", "SluicegateEngineDown"),
                 ),
@@ -61,8 +61,8 @@ def _first_tokens() -> Row:
             series(
                 Text(
                     "Time to first token: gateway and engine",
-                    "The same streams seen by the gateway (with the wait for a slot) and by vLLM (without). The "
-                    "distance between the two lines of a quantile is waiting; what is left is prefill and vLLM's "
+                    "The same streams as measured by the gateway (with the wait for a slot) and by vLLM (without). "
+                    "The difference between the two lines of a quantile is waiting; the rest is prefill and vLLM's "
                     "own queue.",
                     "s",
                     runbook=("SluicegateTtftBudgetBurningFast", "SluicegateTtftBudgetBurningSlow"),
@@ -76,9 +76,9 @@ def _first_tokens() -> Row:
             series(
                 Text(
                     "Where a request's time goes",
-                    "Mean time of a request in vLLM's own queue, in prefill and in decode, stacked. A queue here is "
-                    "a MAX_ACTIVE above what vLLM runs at once. Long prefill: long prompts that the cache does not "
-                    "hold. Long decode: long answers, or too many at once.",
+                    "Mean time of a request in vLLM's own queue, in prefill and in decode, stacked. Time in vLLM's "
+                    "queue means that MAX_ACTIVE is above what vLLM runs at once. Long prefill: long prompts that are "
+                    "not in the cache. Long decode: long answers, or too many at once.",
                     "s",
                     empty=NO_TRAFFIC,
                 ),
@@ -101,8 +101,8 @@ def _decode() -> Row:
             heat(
                 Text(
                     "Gap between tokens",
-                    "Every gap between two tokens, as vLLM makes them. A second band far above the first are "
-                    "stalls: prefills of other requests between the tokens, or preemptions.",
+                    "Every gap between two tokens in vLLM. A second band far above the first shows stalls: prefills "
+                    "of other requests between the tokens, or preemptions.",
                     "s",
                     empty=NO_TRAFFIC,
                 ),
@@ -111,8 +111,8 @@ def _decode() -> Row:
             series(
                 Text(
                     "Gap between tokens, quantiles",
-                    "vLLM's quantiles are of every gap, the gateway's mean is of each stream. The gateway's mean "
-                    "far above vLLM's p50: tokens are held up between engine and client.",
+                    "vLLM's quantiles are over all gaps, the gateway's mean is over streams. The gateway's mean far "
+                    "above vLLM's p50: tokens are delayed between engine and client.",
                     "s",
                     empty=NO_TRAFFIC,
                 ),
@@ -124,8 +124,8 @@ def _decode() -> Row:
             series(
                 Text(
                     "Whole request in the engine",
-                    "From vLLM's first sight of a request to its last token. It follows the length of the answers: "
-                    "compare it with Tokens per answer.",
+                    "From the arrival of a request in vLLM to its last token. It depends on the length of the "
+                    "answers: compare it with Tokens per answer.",
                     "s",
                     empty=NO_TRAFFIC,
                 ),
@@ -159,8 +159,8 @@ def _cache() -> Row:
             series(
                 Text(
                     "Requests preempted",
-                    "Requests that lost their place in the cache and are computed again. Any steady rate means "
-                    "that MAX_ACTIVE is too high for prompts of this length.",
+                    "Requests that lost their place in the cache and are computed again. Any steady rate means that "
+                    "MAX_ACTIVE is too high for prompts of this length.",
                     "suffix: /s",
                     runbook=("SluicegatePreemptions",),
                     more=Uid.CAPACITY,
@@ -183,8 +183,8 @@ def _cache() -> Row:
             series(
                 Text(
                     "Finished by reason",
-                    "stop: the model ended. length: cut at max_tokens or the context. abort: the client left, or "
-                    "the gateway cut it. error: vLLM failed.",
+                    "stop: the model ended the answer. length: cut at max_tokens or the context's length. abort: the "
+                    "client disconnected, or the gateway cut the request. error: vLLM failed.",
                     "reqps",
                     empty=NO_TRAFFIC,
                 ),
@@ -205,8 +205,8 @@ def _parts() -> Row:
             table(
                 Text(
                     "Models and engines",
-                    "Every engine process and the model that it serves, now. One engine slower or fuller than its "
-                    "peers with the same model: look at its GPU.",
+                    "Every engine process and the model that it serves, now. If one engine is slower or fuller than "
+                    "others with the same model, check its GPU.",
                     "short",
                     more=Uid.INFRASTRUCTURE,
                     empty=NO_ENGINE,
@@ -239,8 +239,7 @@ def _parts() -> Row:
             series(
                 Text(
                     "Tokens by model",
-                    "What each model's users got, counted when a request ends. `other`: a name that the engine "
-                    "does not serve.",
+                    "Tokens by model, counted when a request ends. `other`: a name that the engine does not serve.",
                     "suffix: tokens/s",
                     empty=NO_TRAFFIC,
                 ),
@@ -249,7 +248,7 @@ def _parts() -> Row:
             series(
                 Text(
                     "Generated tokens by engine",
-                    "Tokens per second of each engine process. Engines that share the work should be alike.",
+                    "Tokens per second of each engine process. Engines that share the work should have similar rates.",
                     "suffix: tokens/s",
                     empty=NO_ENGINE,
                 ),
@@ -268,8 +267,8 @@ def _lengths() -> Row:
             heat(
                 Text(
                     "Tokens per prompt",
-                    "How long prompts are. They decide the prefill and the room in the KV cache: a band that "
-                    "climbs explains late first tokens and preemptions.",
+                    "How long prompts are. They decide the prefill and the room in the KV cache: a rising band "
+                    "explains late first tokens and preemptions.",
                     "short",
                     empty=NO_TRAFFIC,
                 ),
@@ -279,7 +278,7 @@ def _lengths() -> Row:
                 Text(
                     "Tokens per answer",
                     "How long answers are. They decide how long a request holds its slot, and with it how many "
-                    "requests a second the slots can carry.",
+                    "requests a second the slots can serve.",
                     "short",
                     empty=NO_TRAFFIC,
                 ),

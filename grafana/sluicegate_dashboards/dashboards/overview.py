@@ -13,7 +13,7 @@ def board() -> Dashboard:
     """The dashboard."""
     return dashboard(
         Uid.OVERVIEW,
-        "Is the gate serving, and serving well? Open this one first.",
+        "Is the gateway serving, and serving well? Open this dashboard first.",
         [_now(), _requests(), _users(), _gate(), _objectives(), _alerts()],
     )
 
@@ -27,7 +27,7 @@ def _now() -> Row:
             stat(
                 Text(
                     "Engine",
-                    "Whether vLLM answers and has its model loaded. Down: every request gets a 503 or waits.",
+                    "Whether vLLM answers and has its model loaded. Down: every new request gets a 503.",
                     "none",
                     runbook=("SluicegateEngineDown",),
                 ),
@@ -49,7 +49,7 @@ def _now() -> Row:
             stat(
                 Text(
                     "Queue used",
-                    "Share of the places in the queue that are taken. Near 100 % the next requests are shed.",
+                    "Share of the queue's places in use. Near 100 % the next requests are shed.",
                     "percentunit",
                     runbook=("SluicegateShedding",),
                     more=Uid.CAPACITY,
@@ -71,8 +71,8 @@ def _now() -> Row:
             stat(
                 Text(
                     "Errors",
-                    "Share of what was taken on that ended through a fault or a deadline at the engine; shed requests "
-                    "are not errors. Orange: more than the objective allows. Red: so much that it pages if it lasts.",
+                    "Share of the accepted requests that failed or missed a deadline at the engine; shed requests are "
+                    "not errors. Orange: more than the objective allows. Red: enough to page if it lasts.",
                     "percentunit",
                     runbook=("SluicegateErrorBudgetBurningFast",),
                     more=Uid.GATEWAY,
@@ -85,7 +85,8 @@ def _now() -> Row:
             stat(
                 Text(
                     "First token, p95",
-                    "What 19 of 20 streams stay below, waiting included. Compare it with the goal chosen above.",
+                    "19 of 20 streams get their first token within this time, waiting included. Compare it with the "
+                    "goal chosen above.",
                     "s",
                     runbook=("SluicegateTtftBudgetBurningFast",),
                     more=Uid.LLM,
@@ -96,7 +97,7 @@ def _now() -> Row:
             stat(
                 Text(
                     "Completion tokens",
-                    "Tokens that all requests together get each second, as the engine reports them at their end.",
+                    "Tokens per second of all requests together, as the engine reports them when requests end.",
                     "suffix: tokens/s",
                     more=Uid.LLM,
                 ),
@@ -106,7 +107,7 @@ def _now() -> Row:
             stat(
                 Text(
                     "Alerts firing",
-                    "Alerts of this Prometheus that fire now; they are listed at the bottom.",
+                    "Alerts of this Prometheus that fire now; the list is at the bottom.",
                     "short",
                 ),
                 Query(alerts.FIRING_COUNT),
@@ -127,8 +128,8 @@ def _requests() -> Row:
             series(
                 Text(
                     "Requests by endpoint and status",
-                    "By route and HTTP status; none: the client left before a status was sent. 429 and 503 are the "
-                    "gate at work until they outweigh 200.",
+                    "By route and HTTP status; none: the client disconnected before a status was sent. 429 and 503 "
+                    "are normal under load until they outweigh 200.",
                     "reqps",
                     runbook=("SluicegateShedding",),
                     more=Uid.GATEWAY,
@@ -140,9 +141,9 @@ def _requests() -> Row:
             series(
                 Text(
                     "Errors, shed and abandoned",
-                    "Shares of all requests. Errors: faults and deadlines at the engine. Shed: refused by the "
-                    "gate, so the load is more than the slots can carry. Abandoned: the client left first, often "
-                    "because it waited too long.",
+                    "Shares of all requests. Errors: failures and missed deadlines at the engine. Shed: refused by "
+                    "the gateway, because the load is more than the slots can serve. Abandoned: the client "
+                    "disconnected first, often because it waited too long.",
                     "percentunit",
                     runbook=(
                         "SluicegateErrorBudgetBurningFast",
@@ -160,8 +161,8 @@ def _requests() -> Row:
             series(
                 Text(
                     "Requests by model",
-                    "What the clients ask for. `other`: a name that the engine does not serve; a client with an "
-                    "old configuration, most often.",
+                    "The models that clients request. `other`: a name that the engine does not serve, most often from "
+                    "a client with an old configuration.",
                     "reqps",
                     more=Uid.LLM,
                     empty=NO_TRAFFIC,
@@ -182,7 +183,7 @@ def _users() -> Row:
                 Text(
                     "Time to first token",
                     "From a stream's request to its first byte, waiting included. Compare it with the wait on API "
-                    "Gateway: what is not waiting is the engine's prefill.",
+                    "Gateway: the rest is the engine's prefill.",
                     "s",
                     runbook=("SluicegateTtftBudgetBurningFast",),
                     more=Uid.LLM,
@@ -193,8 +194,8 @@ def _users() -> Row:
             series(
                 Text(
                     "Request latency",
-                    "From a request's head to the end of its answer, for those that reached the engine. It grows "
-                    "with the length of the answers: read it together with the tokens.",
+                    "From a request's head to the end of its answer, for those that reached the engine. It grows with "
+                    "the length of the answers: compare it with the tokens.",
                     "s",
                     more=Uid.GATEWAY,
                     empty=NO_TRAFFIC,
@@ -205,8 +206,8 @@ def _users() -> Row:
             series(
                 Text(
                     "Tokens",
-                    "Prompt and completion tokens of all requests, counted when a request ends. Completion tokens "
-                    "that fall while all slots are in use: the engine slows down.",
+                    "Prompt and completion tokens of all requests, counted when a request ends. If completion tokens "
+                    "fall while all slots are in use, the engine has become slower.",
                     "suffix: tokens/s",
                     runbook=("SluicegateEngineWedged",),
                     more=Uid.LLM,
@@ -218,7 +219,7 @@ def _users() -> Row:
                     "Pace of one request",
                     "Completion tokens per second that one request gets on average, its prefill included, its wait "
                     f"not. Below {1 / objectives.INTER_TOKEN_S:.0f} ({objectives.INTER_TOKEN_S * 1000:.0f} ms a token) "
-                    "people read faster than it writes: lower MAX_ACTIVE.",
+                    "people read faster than the tokens come: lower MAX_ACTIVE.",
                     "suffix: tokens/s",
                     more=Uid.CAPACITY,
                     empty=NO_TRAFFIC,
@@ -278,8 +279,8 @@ def _alerts() -> Row:
             table(
                 Text(
                     "Alerts",
-                    "Alerts that fire or are about to (pending), by severity: a page wants somebody now, a ticket "
-                    "this week. Each is explained in the runbook, under its name.",
+                    "Alerts that fire or will soon fire (pending), by severity: act on a page now, on a ticket this "
+                    "week. The runbook explains each alert under its name.",
                     "none",
                     empty="No alert fires or is pending",
                 ),

@@ -35,9 +35,10 @@ def outcomes() -> Panel:
     return series(
         Text(
             "Outcomes",
-            "How requests ended, stacked: the height is the offered load. Green is served, yellow to orange was shed "
-            "by the gate, red and purple are faults and deadlines at the engine, blue are clients that left. "
-            "Yellow beside steady green is an overload that is handled; red or purple is a fault to look into.",
+            "Requests by outcome, stacked: the height is the offered load. Green is served, yellow to orange "
+            "is refused by the gateway, red and purple are failures and deadlines at the engine, blue are "
+            "clients that disconnected. Yellow with steady green is an overload under control; investigate "
+            "red or purple.",
             "reqps",
             runbook=("SluicegateErrorBudgetBurningFast",),
             more=Uid.GATEWAY,
@@ -54,8 +55,8 @@ def slots() -> Panel:
     return series(
         Text(
             "Slots in use",
-            "Requests at the engine, against MAX_ACTIVE (dashed). At the limit with a queue the machine is full; below "
-            "it with a queue is a fault of the gate.",
+            "Requests at the engine, against MAX_ACTIVE (dashed). At the limit with a queue the machine is "
+            "full; below the limit with a queue is a bug in the gateway.",
             "short",
             runbook=("SluicegateSaturated",),
             more=Uid.CAPACITY,
@@ -70,8 +71,8 @@ def queue() -> Panel:
     return series(
         Text(
             "Requests waiting",
-            "Requests that wait for a slot, against QUEUE_MAX (dashed). Short peaks are what the queue is for; a queue "
-            "that stays at its limit only adds waiting to what is then refused anyway.",
+            "Queued requests, against QUEUE_MAX (dashed). Short peaks are the purpose of the queue; a queue "
+            "that stays at its limit only makes requests wait before they are shed.",
             "short",
             runbook=("SluicegateSaturated",),
             more=Uid.CAPACITY,
@@ -86,9 +87,9 @@ def goodput() -> Panel:
     return series(
         Text(
             "Goodput against offered load",
-            "Requests per second that came, that were served, and streams that kept the goals chosen above. Goodput "
-            "that falls while the offered load rises means too many slots: the engine serves many badly instead of "
-            "some well.",
+            "Requests per second that arrived, requests that were served, and streams that met the goals "
+            "chosen above. If goodput falls while the offered load rises, there are too many slots: the "
+            "engine serves many requests badly instead of some well.",
             "reqps",
             runbook=("SluicegateTtftBudgetBurningFast",),
             more=Uid.CAPACITY,
@@ -107,9 +108,9 @@ def tokens_per_joule() -> Panel:
     return series(
         Text(
             "Tokens per joule",
-            "Completion tokens for each joule that the GPUs drew, by host: from DCGM's energy counter, or from the "
-            "gateway's power readings where DCGM is not scraped. It rises with the batch: a full GPU is the cheapest "
-            "one. Compare models and settings by it at the same load.",
+            "Completion tokens per joule that the GPUs used, by host: from DCGM's energy counter, or from the "
+            "gateway's power readings where DCGM is not scraped. It rises with the batch size: a full GPU is "
+            "the most efficient. Use it to compare models and settings at the same load.",
             "suffix: tokens/J",
             empty="No GPU power reading",
         ),

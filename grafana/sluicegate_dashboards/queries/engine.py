@@ -1,4 +1,4 @@
-"""What vLLM says of itself, as the gateway passes it on at /engine/metrics."""
+"""vLLM's own metrics, which the gateway serves at /engine/metrics."""
 
 from .promql import buckets, mean, quantile, rate, ratio, select, total
 

@@ -1,4 +1,4 @@
-"""What the gateway says of its requests, its gate and itself: docs/observability.md explains each metric."""
+"""The gateway's metrics about requests, admission and itself: docs/observability.md explains each metric."""
 
 from prometheus.sluicegate_rules.definitions import definitions, matcher
 
@@ -66,7 +66,7 @@ COMPLETION_TOKENS = total(rate("api_tokens_total", 'kind="completion"'))
 COMPLETION_TOKENS_BY_HOST = total(rate("api_tokens_total", 'kind="completion"'), "instance")
 MODEL_TOKENS = total(rate("api_model_tokens_total", MODEL), "model", "kind")
 
-# The gate, by host: a full host beside an idle one is not half a load
+# Slots and queue, by host: a full host and an idle one are not half a load
 
 ACTIVE = select("api_active_requests")
 SLOTS = select("api_max_active")
@@ -85,7 +85,7 @@ SHED_BY_HOST = total(rate("api_outcomes_total", SHED), "instance")
 #: Little's law: slots over the time that a request holds one, which is the mean of the slots in use over the rate of
 #: requests that ended. Only requests that had a slot may count, and served ones are nearly all of them.
 CARRYING_CAPACITY = f"{SERVED_BY_HOST} * on (instance) {SLOTS} / on (instance) (avg_over_time({ACTIVE}[{WINDOW}]) > 0)"
-#: Of those that left the queue, with a slot or without one.
+#: As a share of the requests that ended their wait, with a slot or without one.
 WAITED_IN_VAIN = ratio(
     total(rate("api_outcomes_total", matcher(_DEFINED.waited_in_vain))),
     total(rate("api_queue_wait_seconds_count")),

@@ -1,4 +1,4 @@
-"""GPUs as DCGM sees them, beside what the gateway reads from NVML itself."""
+"""The GPUs' metrics from DCGM, and those that the gateway reads from NVML itself."""
 
 from .gateway import COMPLETION_TOKENS_BY_HOST
 from .promql import rate, ratio, select, total

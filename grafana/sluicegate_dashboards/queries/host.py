@@ -1,4 +1,4 @@
-"""The host as node_exporter sees it, and Prometheus itself."""
+"""The host's metrics from node_exporter, and Prometheus' own."""
 
 from .promql import rate, ratio, select, total
 
