@@ -461,5 +461,14 @@ async def test_move_takes_a_free_slot_elsewhere_and_gives_its_own_to_the_queue()
         nursery.cancel_scope.cancel()
 
 
+async def test_move_goes_only_where_the_model_is_served() -> None:
+    full, free = make_engine("a", "m", slots=1), make_engine("b", "n", slots=1)
+    admission = Admission(AdmissionConfig(), Engines([full, free]))
+    ticket = admission.enter(Claim(model="m"))
+    assert admission.move(ticket, {full}) is None
+    assert (ticket.engine, free.slots.borrowed_tokens) == (full, 0)
+    admission.settle(ticket)
+
+
 def test_a_ticket_shows_its_state() -> None:
     assert repr(Ticket(ANYONE, 1.5, 0)) == "<Ticket queued arrived=1.500 granted=None>"
