@@ -8,12 +8,13 @@ import trio
 from trio.testing import MockClock
 
 from sluicegate.accept.intake import too_large
-from sluicegate.config.schema import LimitConfig, QueueMode
+from sluicegate.config.schema import LimitConfig
 from sluicegate.exchange import ClientGone, Headers
 from sluicegate.outcome import Outcome
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.script import BEFORE_HEAD, Behaviour, Fault, Kind
 from tests.harness import Running, SimClient, question, simulate
+from tests.shed import SHED, ShedCase
 from tests.simulation.visiting import NeverWholeBody, Visitor, arrive, visit
 
 #: What leads to an outcome: gets the gateway (one slot, one waiting place) and its engine, returns who met with it.
@@ -55,31 +56,19 @@ async def _gone_active(running: Running, engine: FakeEngine) -> Visitor:
     return leaver
 
 
-@leads_to(Outcome.SHED_BUSY, queue_mode=QueueMode.REJECT)
-async def _shed_busy(running: Running, engine: FakeEngine) -> Visitor:
-    engine.script.next(Behaviour(prefill_s=5.0))
-    async with trio.open_nursery() as nursery:
-        holder, late = Visitor(running, question()), Visitor(running, question())
-        await arrive(nursery, holder, late)
-    return late
+def _shed(case: ShedCase) -> Way:
+    async def way(running: Running, engine: FakeEngine) -> Visitor:
+        engine.script.next(Behaviour(prefill_s=5.0))
+        async with trio.open_nursery() as nursery:
+            visitors = [Visitor(running, question()) for _ in range(case.before + 1)]
+            await arrive(nursery, *visitors)
+        return visitors[-1]
+
+    return way
 
 
-@leads_to(Outcome.SHED_QUEUE_FULL)
-async def _shed_queue_full(running: Running, engine: FakeEngine) -> Visitor:
-    engine.script.next(Behaviour(prefill_s=5.0))
-    async with trio.open_nursery() as nursery:
-        visitors = [Visitor(running, question()) for _ in range(3)]
-        await arrive(nursery, *visitors)
-    return visitors[-1]
-
-
-@leads_to(Outcome.SHED_QUEUE_TIMEOUT)
-async def _shed_queue_timeout(running: Running, engine: FakeEngine) -> Visitor:
-    engine.script.next(Behaviour(prefill_s=20.0))
-    async with trio.open_nursery() as nursery:
-        holder, waiter = Visitor(running, question()), Visitor(running, question())
-        await arrive(nursery, holder, waiter)
-    return waiter
+for _name in ("reject mode", "queue full", "queue timeout"):
+    leads_to(SHED[_name].outcome, **SHED[_name].settings)(_shed(SHED[_name]))
 
 
 @leads_to(Outcome.SHED_DRAINING)
@@ -222,7 +211,7 @@ STATUSES = {
 @pytest.mark.parametrize("outcome", Outcome)
 async def test_each_outcome_counted_logged_and_answered_once(autojump_clock: MockClock, outcome: Outcome) -> None:
     way, settings = WAYS[outcome]
-    async with open_engine() as engine, simulate(engine, **SETTINGS, **settings) as running:
+    async with open_engine() as engine, simulate(engine, **(SETTINGS | settings)) as running:
         visitor = await way(running, engine)
         assert visitor.outcome == outcome.value
         assert running.metric("api_outcomes_total", outcome=outcome.value) == 1

@@ -1,15 +1,15 @@
-"""The issue's table, row by row, on virtual time."""
+"""What becomes of a request in the plain cases, on virtual time."""
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from sluicegate.config.schema import QueueMode
 from sluicegate.engines.engine import EngineState
 from sluicegate.outcome import Outcome
 from tests.fakes.engine import open_engine
 from tests.fakes.script import BEFORE_HEAD, Behaviour, Fault, Kind
 from tests.harness import question, simulate
+from tests.shed import SHED, ShedCase
 from tests.simulation.visiting import Visitor, arrive, visit
 
 
@@ -22,44 +22,35 @@ async def test_slot_free_goes_at_once(autojump_clock: MockClock) -> None:
         running.assert_at_rest()
 
 
-async def test_queue_mode_and_the_queue_is_full_429(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("case", SHED.values(), ids=SHED)
+async def test_shed(autojump_clock: MockClock, case: ShedCase) -> None:
+    """Each case of the table: the one that is shed never reaches the engine, and no one else notices."""
+    async with (
+        open_engine() as engine,
+        simulate(engine, **{"max_active": 1, "queue_max": 2, **case.settings}) as running,
+    ):
+        engine.script.default = Behaviour(prefill_s=10.0)
+        async with trio.open_nursery() as nursery:
+            before = [Visitor(running, question()) for _ in range(case.before)]
+            late = Visitor(running, question())
+            await arrive(nursery, *before, late)
+        assert late.refused(case.outcome, case.status)
+        assert (late.json["error"]["message"], late.retry_after) == (case.message, b"1")
+        assert late.took_s == pytest.approx(case.after_s)
+        assert late.log.get("queue_s", 0.0) == pytest.approx(case.after_s)
+        assert [visitor.took_s for visitor in before] == pytest.approx([10.0, 20.0][: case.before])
+        assert running.outcomes() == {"served": case.before, case.outcome.value: 1}
+        assert len(engine.posts()) == case.before
+        running.assert_at_rest()
+
+
+async def test_slots_are_given_in_the_order_of_arrival(autojump_clock: MockClock) -> None:
     async with open_engine() as engine, simulate(engine, max_active=1, queue_max=2) as running:
         engine.script.default = Behaviour(prefill_s=10.0)
         async with trio.open_nursery() as nursery:
-            holder, first, second, third = [Visitor(running, question()) for _ in range(4)]
-            await arrive(nursery, holder, first, second, third)
-            assert third.refused(Outcome.SHED_QUEUE_FULL, 429)
-            assert third.took_s == 0.0
-            assert third.retry_after == b"1"
-        assert [visitor.took_s for visitor in (holder, first, second)] == pytest.approx([10.0, 20.0, 30.0])
-        assert running.outcomes() == {"served": 3, "shed_queue_full": 1}
-        running.assert_at_rest()
-
-
-async def test_queue_mode_and_waited_queue_timeout_503(autojump_clock: MockClock) -> None:
-    async with open_engine() as engine, simulate(engine, max_active=1, queue_timeout_s=7.0) as running:
-        engine.script.default = Behaviour(prefill_s=20.0)
-        async with trio.open_nursery() as nursery:
-            holder, waiter = Visitor(running, question()), Visitor(running, question())
-            await arrive(nursery, holder, waiter)
-        assert waiter.refused(Outcome.SHED_QUEUE_TIMEOUT, 503)
-        assert waiter.took_s == pytest.approx(7.0)
-        assert waiter.log["queue_s"] == pytest.approx(7.0)
-        assert len(engine.posts()) == 1, "who waited in vain never reached the engine"
-        running.assert_at_rest()
-
-
-async def test_reject_mode_and_no_slot_429(autojump_clock: MockClock) -> None:
-    async with open_engine() as engine, simulate(engine, max_active=1, queue_mode=QueueMode.REJECT) as running:
-        engine.script.default = Behaviour(prefill_s=10.0)
-        await visit(running, question())
-        async with trio.open_nursery() as nursery:
-            holder, late = Visitor(running, question()), Visitor(running, question())
-            await arrive(nursery, holder, late)
-            assert late.refused(Outcome.SHED_BUSY, 429)
-            assert late.took_s == 0.0
-            assert late.retry_after == b"10", "one slot, held 10 s each time"
-        assert holder.outcome == "served"
+            visitors = [Visitor(running, question()) for _ in range(3)]
+            await arrive(nursery, *visitors)
+        assert [visitor.took_s for visitor in visitors] == pytest.approx([10.0, 20.0, 30.0])
         running.assert_at_rest()
 
 

@@ -1,4 +1,4 @@
-"""The issue's table, row by row, over real sockets and on every way in."""
+"""What becomes of a request in the plain cases, over real sockets and on every way in."""
 
 from contextlib import AsyncExitStack
 
@@ -6,12 +6,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from sluicegate.config.schema import QueueMode, TcpAddress
+from sluicegate.config.schema import TcpAddress
 from sluicegate.outcome import Outcome
 from tests.engine_contract.raw import RawClient, post
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.script import BEFORE_FIRST_EVENT, BEFORE_HEAD, ON_ACCEPT, Behaviour, Fault, Kind
 from tests.harness import CHAT, QUESTIONS, Running, configuration, open_gateway, question
+from tests.shed import SHED, ShedCase
 from tests.wire.visitors import WAYS, Visitor, assert_refused, at_rest, come, gate, log_line, visit
 
 pytestmark = pytest.mark.parametrize("way", WAYS)
@@ -54,42 +55,23 @@ async def test_slot_free_goes_at_once(way: str) -> None:
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
-async def test_queue_full_429(way: str, path: str) -> None:
-    async with gate(max_active=1, queue_max=1) as (engine, running), AsyncExitStack() as stack:
+@pytest.mark.parametrize("case", SHED.values(), ids=SHED)
+async def test_shed(way: str, case: ShedCase, path: str) -> None:
+    """Each case of the table, over sockets: client, log and metrics are told, and no one else notices."""
+    settings = {"max_active": 1, **case.settings}
+    async with gate(**settings) as (engine, running), AsyncExitStack() as stack:
         holder, hold = await occupy(engine, running, way, stack)
-        waiter = await line_up(running, way, stack)
+        before = [holder, *[await line_up(running, way, stack) for _ in range(case.before - 1)]]
         assert running.metric("api_active_requests") == 1
-        assert running.metric("api_queue_depth") == 1
-        message = await assert_refused(
-            running, await visit(way, running, path), Outcome.SHED_QUEUE_FULL, 429, path=path
-        )
-        assert "the queue is full (1)" in message
+        assert running.metric("api_queue_depth") == case.before - 1
+        answer = await visit(way, running, path)
+        message = await assert_refused(running, answer, case.outcome, case.status, path=path)
+        assert (message, answer.header("retry-after")) == (case.message, "1")
         hold.set()
-        assert (await holder.answer()).status == (await waiter.answer()).status == 200
+        assert [(await visitor.answer()).status for visitor in before] == [200] * case.before
         await running.settled()
-        assert running.outcomes() == {"served": 2, "shed_queue_full": 1}
-        await at_rest(running)
-
-
-async def test_waited_queue_timeout_503(way: str) -> None:
-    async with gate(max_active=1, queue_timeout_s=0.1) as (engine, running), AsyncExitStack() as stack:
-        holder, hold = await occupy(engine, running, way, stack)
-        answer = await visit(way, running)
-        await assert_refused(running, answer, Outcome.SHED_QUEUE_TIMEOUT, 503)
-        assert (await log_line(running, answer.header("x-request-id")))["queue_s"] == pytest.approx(0.1, abs=0.2)
-        hold.set()
-        assert (await holder.answer()).status == 200
-        assert len(engine.posts()) == 1
-        await at_rest(running)
-
-
-async def test_reject_mode_and_no_slot_429(way: str) -> None:
-    async with gate(max_active=1, queue_mode=QueueMode.REJECT) as (engine, running), AsyncExitStack() as stack:
-        holder, hold = await occupy(engine, running, way, stack)
-        await assert_refused(running, await visit(way, running), Outcome.SHED_BUSY, 429)
-        hold.set()
-        assert (await holder.answer()).status == 200
-        assert (await visit(way, running)).status == 200
+        assert running.outcomes() == {"served": case.before, case.outcome.value: 1}
+        assert len(engine.posts()) == case.before
         await at_rest(running)
 
 

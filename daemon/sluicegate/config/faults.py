@@ -51,8 +51,6 @@ def shown(value: object) -> str:
         case int() if value.bit_length() > 256:
             # Python refuses to print very long numbers, and TOML can hold them in hexadecimal.
             text = "a very long number"
-        case int() | float():
-            text = repr(value)
         case list():
             text = "[…]"
         case dict():

@@ -89,7 +89,8 @@ class Setting:
         return self.low <= value <= self.high
 
 
-def _settings(cls: type, table: str) -> list[Setting]:
+def settings_of(cls: type, table: str) -> list[Setting]:
+    """One Setting for each field of a configuration class that was made by `schema.setting`, in their order."""
     types = get_type_hints(cls)
     return [_setting(field, types[field.name], table) for field in dataclasses.fields(cls) if field.metadata]
 
@@ -111,7 +112,7 @@ TABLES: dict[str, type] = {
 #: Every setting by its key, in the schema's order.
 SETTINGS: dict[str, Setting] = {
     setting.key: setting
-    for setting in [*_settings(Config, ""), *(s for name, cls in TABLES.items() for s in _settings(cls, name))]
+    for setting in [*settings_of(Config, ""), *(s for name, cls in TABLES.items() for s in settings_of(cls, name))]
 }
 
 

@@ -14,6 +14,7 @@ from sluicegate.admit.claim import ANYONE, Claim, Ticket, TicketState
 from sluicegate.config.schema import AdmissionConfig, QueueMode
 from sluicegate.engines.engine import Engines
 from sluicegate.outcome import Outcome, Refusal
+from tests.shed import SHED, ShedCase
 from tests.unit.engines.watched import make_engine
 
 
@@ -40,6 +41,15 @@ def refused(admission: Admission) -> Refusal:
     with pytest.raises(Refusal) as caught:
         admission.enter(ANYONE)
     return caught.value
+
+
+async def enter_and_wait(admission: Admission) -> None:
+    """Enter, wait for a slot as the pipeline does, and give it back."""
+    ticket = admission.enter(ANYONE)
+    try:
+        await admission.wait(ticket)
+    finally:
+        admission.settle(ticket)
 
 
 async def test_a_free_slot_is_taken_at_the_door_without_a_task_switch() -> None:
@@ -113,9 +123,7 @@ async def test_the_queue_is_bounded_in_channel_and_queue_together() -> None:
         queueds = [admission.enter(ANYONE)]
         await wait_all_tasks_blocked()
         queueds.append(admission.enter(ANYONE))  # one in the queue, one in the channel
-        refusal = refused(admission)
-        assert (refusal.outcome, refusal.status, refusal.retry_after_s) == (Outcome.SHED_QUEUE_FULL, 429, 1)
-        assert "the queue is full (2)" in refusal.message
+        assert refused(admission).outcome is Outcome.SHED_QUEUE_FULL
         admission.settle(queueds[0])
         assert admission.enter(ANYONE).queued
 
@@ -132,36 +140,53 @@ async def test_a_channel_full_of_withdrawn_requests_refuses_until_the_controller
         assert admission.enter(ANYONE).queued
 
 
-async def test_without_waiting_places_nobody_waits() -> None:
-    async with open_admission(queue_max=0) as admission:
-        holder = admission.enter(ANYONE)
-        assert refused(admission).outcome is Outcome.SHED_QUEUE_FULL
-        admission.settle(holder)
+@pytest.mark.parametrize("case", SHED.values(), ids=SHED)
+async def test_shed(autojump_clock: MockClock, case: ShedCase) -> None:
+    """Each case of the table: the answer and when it comes. Nothing is left of the request."""
+    async with open_admission(**case.settings) as admission:
+        before = [admission.enter(ANYONE) for _ in range(case.before)]
+        began = trio.current_time()
+        with pytest.raises(Refusal) as caught:
+            await enter_and_wait(admission)
+        assert trio.current_time() - began == pytest.approx(case.after_s)
+        assert (caught.value.outcome, caught.value.status, caught.value.message) == case.answer
+        assert caught.value.retry_after_s == 1
+        assert admission.queued == case.before - 1
+        for ticket in before:
+            admission.settle(ticket)
         assert admission.enter(ANYONE).active
 
 
-async def test_reject_mode_refuses_at_once(mock_clock: MockClock) -> None:
+async def test_retry_after_is_what_was_measured(mock_clock: MockClock) -> None:
     async with open_admission(queue_mode=QueueMode.REJECT) as admission:
         holder = admission.enter(ANYONE)
         mock_clock.jump(7.5)
         admission.settle(holder)
         admission.enter(ANYONE)
         refusal = refused(admission)
-        assert (refusal.outcome, refusal.status, refusal.retry_after_s) == (Outcome.SHED_BUSY, 429, 8)
-        assert "All slots are busy (1). Retry after 8 s." in refusal.message
+        assert (refusal.retry_after_s, refusal.message) == (8, "All slots are busy (1). Retry after 8 s.")
 
 
-async def test_queued_requests_longer_than_the_queue_timeout_is_refused_then(autojump_clock: MockClock) -> None:
+async def test_the_mean_slot_time_counts_every_request(mock_clock: MockClock) -> None:
+    async with open_admission() as admission:
+        for seconds in (10.0, 20.0):
+            holder = admission.enter(ANYONE)
+            mock_clock.jump(seconds)
+            admission.settle(holder)
+        assert admission.view().slot_time_s == pytest.approx(11.0)
+
+
+async def test_a_late_refusal_tells_the_wait_that_was_measured(autojump_clock: MockClock) -> None:
     async with open_admission(queue_timeout_s=10.0) as admission:
+        holder = admission.enter(ANYONE)
+        await trio.sleep(2.5)
+        admission.settle(holder)
         admission.enter(ANYONE)
         queued = admission.enter(ANYONE)
-        began = trio.current_time()
         with pytest.raises(Refusal) as caught:
             await admission.wait(queued)
-        assert trio.current_time() - began == pytest.approx(10.0)
-        assert (caught.value.outcome, caught.value.status) == (Outcome.SHED_QUEUE_TIMEOUT, 503)
-        admission.settle(queued)
-        assert admission.queued == 0
+        assert caught.value.retry_after_s == 5, "of the one ahead, and of its own: it is in the queue still"
+        assert caught.value.message == "No slot became free within 10 s. Retry after 5 s."
 
 
 async def test_the_timeout_counts_from_the_arrival_not_from_the_wait(mock_clock: MockClock) -> None:
@@ -191,7 +216,7 @@ async def test_a_hopeless_wait_is_refused_at_the_door(mock_clock: MockClock) -> 
         admission.enter(ANYONE)
         refusal = refused(admission)
         assert (refusal.outcome, refusal.status, refusal.retry_after_s) == (Outcome.SHED_QUEUE_TIMEOUT, 503, 12)
-        assert "expected wait of 12 s exceeds the queue timeout of 10 s" in refusal.message
+        assert refusal.message == "The expected wait of 12 s exceeds the queue timeout of 10 s. Retry after 12 s."
 
 
 async def test_a_drain_sheds_the_queue_and_keeps_active_requests() -> None:
@@ -209,6 +234,8 @@ async def test_a_drain_sheds_the_queue_and_keeps_active_requests() -> None:
             with pytest.raises(Refusal) as caught:
                 await admission.wait(ticket)
             assert (caught.value.outcome, caught.value.status) == (Outcome.SHED_DRAINING, 503)
+            assert caught.value.message == "The gateway is restarting. Retry in a second."
+            assert caught.value.retry_after_s == 1
             admission.settle(ticket)
         assert (admission.active, admission.queued) == (1, 0)
         assert refused(admission).outcome is Outcome.SHED_DRAINING
@@ -432,6 +459,15 @@ async def test_move_takes_a_free_slot_elsewhere_and_gives_its_own_to_the_queue()
             admission.settle(ticket)
         assert admission.active == 0
         nursery.cancel_scope.cancel()
+
+
+async def test_move_goes_only_where_the_model_is_served() -> None:
+    full, free = make_engine("a", "m", slots=1), make_engine("b", "n", slots=1)
+    admission = Admission(AdmissionConfig(), Engines([full, free]))
+    ticket = admission.enter(Claim(model="m"))
+    assert admission.move(ticket, {full}) is None
+    assert (ticket.engine, free.slots.borrowed_tokens) == (full, 0)
+    admission.settle(ticket)
 
 
 def test_a_ticket_shows_its_state() -> None:

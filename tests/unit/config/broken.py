@@ -131,6 +131,7 @@ BROKEN = [
         '[engine]\nbase_url = "http://localhost:8080"',
     ),
     Broken("not TOML", ":2: not TOML: Expected '=' after a key in a key/value pair", "[admission]\nmax_active 4"),
+    Broken("not TOML, in the middle", ":2: not TOML: Invalid value", "[admission]\nmax_active = nope\nqueue_max = 4\n"),
     Broken("twice the same key", ":3: not TOML: Cannot overwrite a value", "[log]\nlevel = 'info'\nlevel = 'info'\n"),
     Broken("end of the file", ":2: not TOML: Unclosed array", "\nx = [1\n"),
     Broken("number of 5,000 digits", ": not readable: it holds a number of thousands of digits", f"x = {'9' * 5000}"),

@@ -19,6 +19,14 @@ from sluicegate.config.address import (
 from sluicegate.config.faults import SettingError
 
 LONGEST_PATH = "/" + "p" * 106
+LONGEST_HOST = "a." * 126 + "a"
+
+NO_HOST = "the host is neither a name nor an IP address"
+V6_STANDS_IN_BRACKETS = "an IPv6 address stands in brackets, as in [::1]:8080"
+NO_ABSOLUTE_PATH = "the path of a Unix socket is absolute, as in unix:/run/sluicegate/http.sock"
+A_DIRECTORY = "the path of a Unix socket names a file, not a directory"
+NO_TLS = "TLS to the engine is not supported, for the engine is on this host or in a private network"
+NOTHING_MAY_FOLLOW = "nothing may follow the port but / or /v1, for requests keep the path they came with"
 
 
 @pytest.mark.parametrize(
@@ -27,6 +35,7 @@ LONGEST_PATH = "/" + "p" * 106
         ("127.0.0.1:8080", TcpAddress("127.0.0.1", 8080)),
         ("localhost:65535", TcpAddress("localhost", 65535)),
         ("gpu_1.rack-2.internal:1", TcpAddress("gpu_1.rack-2.internal", 1)),
+        (f"{LONGEST_HOST}:80", TcpAddress(LONGEST_HOST, 80)),
         ("[::1]:8080", TcpAddress("::1", 8080)),
         ("[fe80::1%eth0]:8080", TcpAddress("fe80::1%eth0", 8080)),
         ("0.0.0.0:0", TcpAddress("0.0.0.0", 0)),
@@ -46,40 +55,39 @@ def test_listen_is_understood(text: str, address: TcpAddress | UnixAddress) -> N
         ("8080", "the port is missing"),
         ("127.0.0.1", "the port is missing"),
         ("[::1]", "the port is missing"),
-        (":8080", "the host is missing; 127.0.0.1 serves this host alone"),
-        ("::1:8080", "brackets, as in [::1]:8080"),
+        (":8080", "the host is missing; 127.0.0.1 serves this host alone, 0.0.0.0 every interface"),
+        ("::1:8080", V6_STANDS_IN_BRACKETS),
         ("127.0.0.1:http", "the port is a number"),
         ("127.0.0.1:", "the port is a number"),
         ("127.0.0.1:٣", "the port is a number"),
         ("127.0.0.1:65536", "the port is from 0 to 65535"),
-        ("127.0.0.300:80", "neither a name nor an IP address"),
-        ("127.1:80", "neither a name nor an IP address"),
-        ("[127.0.0.1]:80", "neither a name nor an IP address"),
-        ("[]:80", "neither a name nor an IP address"),
-        ("[::g]:80", "neither a name nor an IP address"),
-        ("[1:2]:80", "neither a name nor an IP address"),
-        ("gpu 1:80", "neither a name nor an IP address"),
-        ("-gpu:80", "neither a name nor an IP address"),
-        ("gpu..internal:80", "neither a name nor an IP address"),
-        ("user:password@gpu:80", "brackets"),
-        (f"{'a.' * 127}a:80", "neither a name nor an IP address"),
+        ("127.0.0.300:80", NO_HOST),
+        ("127.1:80", NO_HOST),
+        ("[127.0.0.1]:80", NO_HOST),
+        ("[]:80", NO_HOST),
+        ("[::g]:80", NO_HOST),
+        ("[1:2]:80", NO_HOST),
+        ("gpu 1:80", NO_HOST),
+        ("-gpu:80", NO_HOST),
+        ("gpu..internal:80", NO_HOST),
+        ("user:password@gpu:80", V6_STANDS_IN_BRACKETS),
+        (f"{'a.' * 127}a:80", NO_HOST),
         ("http://127.0.0.1:8080", "a listening address has no scheme"),
-        ("unix:http.sock", "the path of a Unix socket is absolute"),
-        ("unix://run/http.sock", "the path of a Unix socket is absolute"),
-        ("unix:", "the path of a Unix socket is absolute"),
-        ("unix:@abstract", "the path of a Unix socket is absolute"),
-        ("unix:/run/", "names a file, not a directory"),
-        ("unix:/", "names a file, not a directory"),
-        ("unix:/run/a\x00b", "control character"),
+        ("unix:http.sock", NO_ABSOLUTE_PATH),
+        ("unix://run/http.sock", NO_ABSOLUTE_PATH),
+        ("unix:", NO_ABSOLUTE_PATH),
+        ("unix:@abstract", NO_ABSOLUTE_PATH),
+        ("unix:/run/", A_DIRECTORY),
+        ("unix:/", A_DIRECTORY),
+        ("unix:/run/a\x00b", "the path holds a control character"),
         (f"unix:{LONGEST_PATH}p", "the path is 108 bytes long, and the system takes 107"),
-        ("unix:/" + "ü" * 54, "the path is 109 bytes long"),
+        ("unix:/" + "ü" * 54, "the path is 109 bytes long, and the system takes 107"),
     ],
 )
 def test_listen_is_refused(text: str, why: str) -> None:
     with pytest.raises(SettingError) as caught:
         parse_listen(text)
-    assert str(caught.value).startswith("must be host:port, [ipv6]:port or unix:/path; ")
-    assert why in str(caught.value)
+    assert str(caught.value) == f"must be host:port, [ipv6]:port or unix:/path; {why}"
 
 
 @pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/"])
@@ -96,29 +104,28 @@ def test_engine_on_a_unix_socket_and_on_ipv6() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("https://gpu1:8000", "TLS to the engine is not supported"),
-        ("HTTPS://gpu1:8000", "TLS to the engine is not supported"),
+        ("https://gpu1:8000", NO_TLS),
+        ("HTTPS://gpu1:8000", NO_TLS),
         ("gpu1:8000", "it begins with http:// or unix:/"),
         ("https:gpu1", "it begins with http:// or unix:/"),
         ("ftp://gpu1:8000", "it begins with http:// or unix:/"),
         ("http://bob:secret@gpu1:8000", "a user name or password is not supported"),
-        ("http://gpu1:8000/v2", "nothing may follow the port but / or /v1"),
-        ("http://gpu1:8000/v1/chat", "nothing may follow the port but / or /v1"),
-        ("http://gpu1:8000?key=1", "nothing may follow the port but / or /v1"),
-        ("http://gpu1:8000#top", "nothing may follow the port but / or /v1"),
+        ("http://gpu1:8000/v2", NOTHING_MAY_FOLLOW),
+        ("http://gpu1:8000/v1/chat", NOTHING_MAY_FOLLOW),
+        ("http://gpu1:8000?key=1", NOTHING_MAY_FOLLOW),
+        ("http://gpu1:8000/?from=http://gpu2", NOTHING_MAY_FOLLOW),
+        ("http://gpu1:8000#top", NOTHING_MAY_FOLLOW),
         ("http://gpu1", "the port is missing"),
         ("http://gpu1/v1", "the port is missing"),
-        ("http://:8000", "neither a name nor an IP address"),
+        ("http://:8000", NO_HOST),
         ("http://gpu1:0", "the port is from 1 to 65535"),
-        ("unix:vllm.sock", "the path of a Unix socket is absolute"),
+        ("unix:vllm.sock", NO_ABSOLUTE_PATH),
     ],
 )
 def test_engine_is_refused(text: str, why: str) -> None:
     with pytest.raises(SettingError) as caught:
         parse_engine(text)
-    assert str(caught.value).startswith("must be http://host:port or unix:/path; ")
-    assert why in str(caught.value)
-    assert "secret" not in str(caught.value)
+    assert str(caught.value) == f"must be http://host:port or unix:/path; {why}"
 
 
 @pytest.mark.parametrize(

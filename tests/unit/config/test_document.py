@@ -48,13 +48,31 @@ def test_a_manual_without_its_markers_is_left_alone(
     file = tmp_path / "m.md"
     file.write_text(text)
     assert main([str(file)]) == 2
-    assert "expected one pair of markers" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"{file}: expected one pair of markers for the settings\n"
     assert file.read_text() == text
 
 
 def test_an_absent_manual(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check", str(tmp_path / "m.md")]) == 2
     assert "No such file" in capsys.readouterr().err
+
+
+def test_the_manual_is_the_default(in_tmp_path: Path) -> None:
+    Path("docs").mkdir()
+    manual = Path("docs/configuration.md")
+    manual.write_text(f"{BEGIN}{END}")
+    assert main(["--check"]) == 1
+    assert main([]) == 0
+    assert manual.read_text() == with_settings(f"{BEGIN}{END}")
+
+
+def test_help_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert "usage: python -m sluicegate.config.document [-h] [--check] [FILE]" in text
+    assert "Writes the tables of all settings" in text
+    assert " only say whether FILE is up to date\n" in text
 
 
 def test_what_stands_around_the_tables_stays() -> None:

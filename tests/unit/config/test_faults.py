@@ -23,6 +23,11 @@ from sluicegate.config.faults import SHOWN_MAX_CHARS, ConfigError, Fault, shown
         ("http://bob:secret@gpu:8000/v1?key=secret", '"http://***@gpu:8000/v1?***"'),
         ("http://bob:sec/r@et@gpu:8000#secret\nsecret", '"http://***@gpu:8000#***"'),
         ("bob:secret@gpu:8000", '"***@gpu:8000"'),
+        ("http://bob://secret@gpu:8000", '"http://***@gpu:8000"'),
+        ("café\n", r'"café\n"'),
+        ((1 << 256) - 1, str((1 << 256) - 1)),
+        (1 << 256, "a very long number"),
+        ("x" * SHOWN_MAX_CHARS, f'"{"x" * SHOWN_MAX_CHARS}"'),
     ],
 )
 def test_a_value_is_shown(value: object, text: str) -> None:

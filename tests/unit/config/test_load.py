@@ -1,5 +1,6 @@
 """TOML and environment → Config: precedence, every kind of fault, and files."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,8 @@ def test_the_environment_wins_and_an_empty_variable_is_unset() -> None:
 def test_one_fault_is_named(broken: Broken) -> None:
     with pytest.raises(ConfigError) as caught:
         load(broken.text, "f.toml", broken.environ)
-    assert len(caught.value.faults) == 1
+    (fault,) = caught.value.faults
+    assert isinstance(fault.key, str)
     # startswith: the list of what is known at the top of the file is checked once and not in every case.
     assert str(caught.value).startswith(broken.expected("f.toml"))
     assert "sesame" not in str(caught.value)
@@ -204,6 +206,7 @@ def test_an_unreadable_default_file_is_a_fault(tmp_path: Path, monkeypatch: pyte
     ("data", "message"),
     [
         (b"# one\n# caf\xe9\n", ":2: not TOML: the text is not UTF-8"),
+        (b"\n\xe9", ":2: not TOML: the text is not UTF-8"),
         (b"#" * (load_module.FILE_MAX_BYTES + 1), ": longer than 1048576 bytes: not a configuration"),
     ],
 )
@@ -213,3 +216,18 @@ def test_a_file_that_is_no_text_of_ours(tmp_path: Path, data: bytes, message: st
     with pytest.raises(ConfigError) as caught:
         load_file(file, {})
     assert str(caught.value) == f"{file}{message}"
+    assert [fault.key for fault in caught.value.faults] == [""]
+
+
+def test_the_largest_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_bytes(b"#" * load_module.FILE_MAX_BYTES)
+    assert load_file(file, {}) == Config()
+
+
+def test_a_file_that_does_not_fit_into_memory_is_refused_and_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.touch()
+    os.truncate(file, 1 << 42)
+    with pytest.raises(ConfigError, match="longer than 1048576 bytes"):
+        load_file(file, {})

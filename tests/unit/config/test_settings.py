@@ -1,11 +1,14 @@
 """What the schema promises about itself."""
 
+import dataclasses
+import enum
 import math
 
 import pytest
 
-from sluicegate.config.schema import Config
-from sluicegate.config.settings import SETTINGS, Setting, build, value_of
+from sluicegate.config.address import LISTEN, TcpAddress
+from sluicegate.config.schema import Config, setting
+from sluicegate.config.settings import SETTINGS, Setting, build, settings_of, value_of
 
 NAMES_KEPT = {
     "VLLM_BASE_URL",
@@ -16,6 +19,35 @@ NAMES_KEPT = {
     "QUEUE_TIMEOUT_S",
     "REQUEST_TIMEOUT_S",
 }
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclasses.dataclass
+class Example:
+    count: int = setting(4, "how many", env="COUNT", low=1, high=9)
+    colour: Colour = setting(Colour.RED, "which", restart=True)  # noqa: RUF009
+    at: TcpAddress = setting(TcpAddress("a", 1), "where", notation=LISTEN)  # noqa: RUF009
+    word: str = setting("on", "whether", choices=("on", "off"))
+    other: int = 3
+
+
+def test_a_class_of_settings_is_read_field_by_field() -> None:
+    rest = {"env": None, "low": None, "high": None, "choices": (), "notation": None, "restart": False}
+    number, *others = [dataclasses.asdict(setting) for setting in settings_of(Example, "example")]
+    named = {"table": "example", "name": "count", "type": int, "default": 4, "doc": "how many"}
+    assert number == rest | named | {"env": "COUNT", "low": 1, "high": 9}
+    assert [(one["name"], one["choices"], one["restart"]) for one in others] == [
+        ("colour", ("red", "blue"), True),
+        ("at", (), False),
+        ("word", ("on", "off"), False),
+    ]
+    assert [one["type"] for one in others] == [Colour, TcpAddress, str]
+    assert settings_of(Example, "example")[2].notation is LISTEN
+    assert Example() == Example(4, Colour.RED, TcpAddress("a", 1), "on", 3)
 
 
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)

@@ -137,7 +137,9 @@ def test_a_responses_error_event_is_the_documented_one() -> None:
         GRAMMARS[Dialect.RESPONSES].error_event(502, "m", "engine_truncated", sequence_number=7).split(b"\n", 1)
     )
     assert name == b"event: error"
-    event = ResponseErrorEvent.model_validate_json(data.removeprefix(b"data: "))
+    text = data.removeprefix(b"data: ")
+    assert set(json.loads(text)) == {"type", "code", "message", "param", "sequence_number", "error"}
+    event = ResponseErrorEvent.model_validate_json(text)
     assert (event.code, event.message, event.param, event.sequence_number) == ("engine_truncated", "m", None, 7)
 
 

@@ -153,6 +153,7 @@ def test_the_default_model_goes_to_every_dialect() -> None:
         (b"{}", {"include_usage": True}),
         (b'{"include_usage":false}', {"include_usage": True}),
         (b'{"include_usage":null}', {"include_usage": True}),
+        (b'{"include_usage":"No"}', {"include_usage": True}),
         (
             b'{"continuous_usage_stats":true,"include_usage":0,"x":[{}]}',
             {"continuous_usage_stats": True, "include_usage": True, "x": [{}]},
@@ -179,10 +180,14 @@ def test_a_value_that_the_engine_refuses_stays_even_where_the_model_is_added() -
 
 @pytest.mark.parametrize(
     ("member", "says"),
-    [(b'"\xff":1', "not valid UTF-8"), (b'"x":' + b"[" * 100_000 + b"]" * 100_000, "nested too deeply")],
+    [
+        (b'"\xff":1', "The request body is not valid UTF-8."),
+        (b'"x":' + b"[" * 100_000 + b"]" * 100_000, "The request body is nested too deeply."),
+    ],
 )
 def test_what_cannot_be_taken_apart_is_refused(member: bytes, says: str) -> None:
     # `understand` skips what it does not need without decoding names, and may have had more stack left
     facts = Facts(None, True, False, has_stream_options=True)
-    with pytest.raises(Refusal, match=says):
+    with pytest.raises(Refusal) as caught:
         for_engine(CHAT, b'{"stream":true,"stream_options":{},' + member + b"}", facts, "")
+    assert caught.value.message == says

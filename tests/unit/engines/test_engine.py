@@ -12,6 +12,7 @@ from tests.unit.engines.watched import make_engine
 def test_starting_until_it_was_ready_once() -> None:
     engine = make_engine()
     assert (engine.state, engine.up) == (EngineState.STARTING, False)
+    assert (engine.models, engine.models_body) == ((), b"")
     engine.unreachable("nothing listens")
     assert (engine.state, engine.why) == (EngineState.STARTING, "nothing listens")
     engine.ready(("m",), b"{}")
@@ -42,6 +43,7 @@ def test_failed_takes_it_out_and_wakes_its_prober() -> None:
     engine.wake_prober = lambda: woken.append(engine.state)
     engine.failed("refused")
     assert woken == [EngineState.DOWN]
+    assert engine.why == "refused"
 
 
 def test_changed_is_called_once_for_each_change_of_state() -> None:

@@ -67,7 +67,7 @@ async def test_an_engine_that_says_it_is_unwell() -> None:
 
 
 async def test_nobody_listens(tmp_path: Path) -> None:
-    with pytest.raises(ProbeRefused):
+    with pytest.raises(ProbeRefused, match="onnect"):
         await probe_once(TcpAddress("127.0.0.1", 1))
     with pytest.raises(ProbeRefused):
         await probe_once(UnixAddress(f"{tmp_path}/nobody.sock"))
@@ -111,17 +111,27 @@ async def test_an_engine_that_answers_byte_by_byte_does_not_outlast_the_whole_ti
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (b"<html>", "is not a list of models"),
-        (b'{"object":"list"}', "is not a list of models"),
-        (b'{"data":[{"name":"m"}]}', "is not a list of models"),
-        (b" " * (PROBE_ANSWER_MAX + 500_000), f"larger than {PROBE_ANSWER_MAX} bytes"),
+        (b"<html>", "its answer to /v1/models is not a list of models"),
+        (b'{"object":"list"}', "its answer to /v1/models is not a list of models"),
+        (b'{"data":[{"name":"m"}]}', "its answer to /v1/models is not a list of models"),
+        (b" " * PROBE_ANSWER_MAX, "its answer to /v1/models is not a list of models"),
+        (b" " * (PROBE_ANSWER_MAX + 1), f"its answer to /health is larger than {PROBE_ANSWER_MAX} bytes"),
+        (b" " * (PROBE_ANSWER_MAX + 500_000), f"its answer to /health is larger than {PROBE_ANSWER_MAX} bytes"),
     ],
-    ids=["no JSON", "no list", "no id", "huge"],
+    ids=["no JSON", "no list", "no id", "as large as may be", "too large", "huge"],
 )
 async def test_an_answer_that_makes_no_sense(body: bytes, why: str) -> None:
     async with serving(partial(answer_all, body)) as address:
-        with pytest.raises(ProbeUnhealthy, match=why):
+        with pytest.raises(ProbeUnhealthy) as caught:
             await probe_once(address)
+    assert str(caught.value) == why
+
+
+async def test_a_proxy_in_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    async with open_engine() as engine:
+        models, _ = await probe_once(tcp(await engine.listen_tcp()))
+        assert models == (MODEL,)
 
 
 async def test_it_can_be_cancelled_in_the_middle() -> None:
