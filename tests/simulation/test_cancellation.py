@@ -133,7 +133,8 @@ async def test_cancelled_at_every_step_of_a_wait_in_the_line(autojump_clock: Moc
         assert set(outcomes) == {"client_gone_queued", "client_gone_active", "served"}
 
 
-async def test_cancelled_at_every_step_of_a_retry_on_a_dead_connection(autojump_clock: MockClock) -> None:
+async def test_cancelled_at_every_step_of_a_retry(autojump_clock: MockClock) -> None:
+    """The retry replaces a kept connection that died while it was idle."""
     async with gateway() as (engine, running):
 
         async def attempt(steps: int) -> tuple[Visitor, bool]:
@@ -154,7 +155,7 @@ async def test_cancelled_at_every_step_of_a_retry_on_a_dead_connection(autojump_
         assert outcomes[-1] == "served"
 
 
-async def test_cut_off_at_every_step_it_ends_with_an_error_and_holds_nothing(autojump_clock: MockClock) -> None:
+async def test_cut_off_at_every_step(autojump_clock: MockClock) -> None:
     """The same for the end of a drain, which cancels from the inside: the client is told."""
     async with open_engine() as engine:
         for steps in range(STEPS_MAX):

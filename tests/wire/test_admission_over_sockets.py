@@ -76,7 +76,8 @@ async def test_shed(way: str, case: ShedCase, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/tokenize"])
-async def test_engine_unreachable_503_at_the_door_without_a_slot(way: str, path: str) -> None:
+async def test_engine_unreachable_503(way: str, path: str) -> None:
+    """The request gets a 503 on arrival, without a slot."""
     body = {"model": "fake-model", "prompt": "Hm?"} if path == "/tokenize" else question(path)
     async with open_engine() as engine, trio.open_nursery() as nursery:
         port = await nursery.start(engine.serve_tcp)

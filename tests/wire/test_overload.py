@@ -57,9 +57,8 @@ def _samples(exposition: bytes, name: str) -> dict[str, float]:
     return {line.partition("{")[2].partition("}")[0]: float(line.rpartition(" ")[2]) for line in lines}
 
 
-async def test_2000_requests_at_64_at_a_time_are_all_answered_and_accounted_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_2000_requests_are_all_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 64 requests at a time, each is answered and counted once."""
     environ = {"MAX_ACTIVE": str(MAX_ACTIVE), "QUEUE_MAX": "10", "QUEUE_TIMEOUT_S": "2"}
     async with open_engine() as engine:
         engine.script.default = Behaviour(prefill_s=0.002, token_interval_s=0.001, tokens=4)

@@ -29,7 +29,8 @@ def reconfigure(running: Running, **settings: Any) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_new_limit_holds_for_the_next_request_on_a_connection_that_is_open(way: str) -> None:
+async def test_new_limit_on_an_open_connection(way: str) -> None:
+    """A new limit holds for the next request on an open connection."""
     async with gate() as (_, running), await come(way, running) as visitor:
         assert (await visitor.ask(CHAT, LONG)).status == 200
         reconfigure(running, body_max_bytes=2000)
@@ -48,7 +49,8 @@ async def test_a_new_bound_on_heads_holds_on_both_ways() -> None:
         assert (await ask(running, health)).status == 431
 
 
-async def test_a_new_bound_on_connections_turns_away_new_ones_alone() -> None:
+async def test_new_bound_on_connections() -> None:
+    """A new bound on connections refuses new ones only."""
     async with gate() as (_, running), await raw(running) as early:
         assert (await early.ask(post(CHAT, question()))).status == 200
         reconfigure(running, connections_max=1)
@@ -58,7 +60,8 @@ async def test_a_new_bound_on_connections_turns_away_new_ones_alone() -> None:
         assert (await ask(running, post(CHAT, question()))).status == 200
 
 
-async def test_what_runs_keeps_its_deadline_and_what_comes_gets_the_new_one() -> None:
+async def test_active_request_keeps_its_deadline() -> None:
+    """An active request keeps its deadline, and a new request gets the new one."""
     async with gate(max_active=2) as (engine, running), await raw(running) as early:
         hold = trio.Event()
         engine.script.next(Behaviour(hold=hold, hold_at=0))
@@ -72,7 +75,8 @@ async def test_what_runs_keeps_its_deadline_and_what_comes_gets_the_new_one() ->
         assert (await early.answer()).status == 200
 
 
-async def test_the_pump_takes_a_new_idle_deadline_over_for_the_streams_in_it() -> None:
+async def test_pump_takes_a_new_idle_deadline() -> None:
+    """The new idle deadline holds for the streams that are already in the pump."""
     async with gate() as (engine, running), await raw(running) as client:
         engine.script.next(Behaviour(hold=trio.Event(), hold_at=3))
         await client.stream.send_all(post(CHAT, question(stream=True)))
@@ -130,7 +134,8 @@ def probes_of(engine: Any) -> int:
     return sum(request.path == "/health" for request in engine.seen)
 
 
-async def test_a_new_bound_on_connecting_holds_for_the_next_connection() -> None:
+async def test_new_bound_on_connecting() -> None:
+    """The next connection to the engine gets the new connect timeout."""
     async with gate() as (_, running):
         made: list[float] = []
         make_dial = running.gateway._make_dial

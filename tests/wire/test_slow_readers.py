@@ -23,7 +23,8 @@ def rss() -> int:
         return int(statm.read().split()[1]) * resource.getpagesize()
 
 
-async def test_slow_readers_hold_no_slot_and_no_memory_and_nobody_up() -> None:
+async def test_slow_readers_hold_nobody_up() -> None:
+    """Slow readers lose their slots after stall_s, use little memory and do not delay others."""
     async with open_upstream(None) as upstream:
         upstream.script = engine
         config = configuration(upstream.base_url, max_active=SLOW + STEADY, queue_max=0, client_stall_s=STALL_S)

@@ -101,7 +101,8 @@ async def test_who_is_gone_already_is_told_at_once() -> None:
         ours.close()
 
 
-async def test_nobody_is_told_after_unregistering_and_a_number_given_out_anew_is_another_connection() -> None:
+async def test_reused_number_is_another_connection() -> None:
+    """Nobody is told after unregistering, even if a new connection gets the same descriptor number."""
     async with watching() as hangups:
         ours, theirs = connection()
         first, second, canary = Told(), Told(), Told()

@@ -155,7 +155,8 @@ def test_engine_up_and_build_info(metrics: Metrics) -> None:
     assert [labels["version"] for labels in series(metrics, "api_build_info")] == ["1.2.3"]
 
 
-def test_a_gpu_or_reading_that_is_gone_leaves_no_stale_value(metrics: Metrics) -> None:
+def test_missing_gpu_leaves_no_stale_value(metrics: Metrics) -> None:
+    """A GPU or a reading that is gone leaves no stale value."""
     whole = GpuReading(0.5, 1e9, 2e9, 60, 300)
     metrics.set_gpus({0: whole, 1: whole})
     assert value(metrics, "api_gpu_available") == 1

@@ -209,7 +209,8 @@ def test_a_guard_that_hangs_is_not_waited_for_for_ever(monkeypatch: pytest.Monke
     assert program.wait(0) == -signal.SIGKILL
 
 
-def test_the_guard_gives_up_on_a_process_that_cannot_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guard_gives_up_on_an_unkillable_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard returns the processes that it could not kill."""
     # Process 0 is nobody's child and reaped by nobody: as one that hangs in a driver.
     monkeypatch.setattr(guard, "_children", lambda: iter([4711]))
     monkeypatch.setattr(guard, "_signal", lambda *_: None)
@@ -218,7 +219,8 @@ def test_the_guard_gives_up_on_a_process_that_cannot_be_killed(monkeypatch: pyte
     assert guard._kill_all() == [4711]
 
 
-def test_the_guard_needs_nothing_but_the_standard_library() -> None:
+def test_guard_needs_only_the_standard_library() -> None:
+    """The guard runs isolated from every installed package."""
     argv = [sys.executable, "-IS", str(GUARD), "1", "true"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as program:
         assert program.stdout is not None
@@ -259,7 +261,8 @@ def test_a_program_that_ends_instead_gives_its_reason(world: World, address: str
     )
 
 
-def test_a_program_that_is_never_ready_says_what_was_seen(world: World, address: str) -> None:
+def test_program_that_is_never_ready(world: World, address: str) -> None:
+    """The error says what was seen last and which log to read."""
     world.script(gateway="hold")
     with pytest.raises(RunError, match=r"The gateway was not ready after 0 s \(ConnectionRefusedError: .*\): read "):
         waited_for(world, address, timeout_s=0.1)
