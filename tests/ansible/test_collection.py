@@ -41,7 +41,7 @@ def away(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(program: str, *args: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run one of Ansible's programs in a directory, whose ansible.cfg counts, and whose collections alone are found."""
+    """Run one of Ansible's programs in a directory: with its ansible.cfg, and with its collections alone."""
     settings = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
     result = subprocess.run(
         [str(Path(sys.executable).with_name(program)), *args],

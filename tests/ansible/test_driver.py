@@ -93,7 +93,7 @@ def test_default_packages_are_the_guides_and_all_exist(role: Role, name: str, br
         package for package, fact in VENDOR["packages"].items() if int(branch) in fact["branches"].get(distribution, [])
     }
     assert set(packages) <= known | set(guide)
-    # Who conflicts with another of the transaction fails it.
+    # A package that conflicts with another one of the transaction fails it.
     for package in packages:
         assert not set(VENDOR["packages"].get(package, {}).get("conflicts", [])) & set(packages)
     # nvidia-open and nvidia-driver bring X11's driver and OpenGL.

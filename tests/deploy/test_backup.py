@@ -45,7 +45,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", 8000), Handler).serve_forever()
 """
 
-#: Whether Grafana knows whom standard input names, in the words of an Authorization header.
+#: Whether Grafana accepts the credentials on standard input, given as an Authorization header.
 ASK_GRAFANA = """\
 import sys, urllib.error, urllib.request
 
@@ -62,7 +62,7 @@ SCRAPES_S = 60.0
 
 
 def without_vllm(host: Host, deployment: Deployment, kept: Path, instance: str) -> Deployment:
-    """The inventory of a host whose engine is somebody else's, and which leaves Grafana's password to the playbook."""
+    """The inventory of a host without an engine of its own, which leaves Grafana's password to the playbook."""
     for name in ("vllm_instances", "vllm_hf_token", "vllm_device", "grafana_admin_password"):
         del deployment.variables[name]
     deployment.variables.update(
@@ -103,7 +103,7 @@ def first(host: Host, kept: Path) -> Iterator[Deployment]:
 
 @pytest.fixture(scope="module")
 def archive(first: Deployment, kept: Path) -> Path:
-    """Its archive, made after it has worked for a while and somebody has changed something."""
+    """Its archive, made after it has worked for a while and its data has changed."""
     host = first.host
     host.run("mkdir", "--parents", "/var/lib/grafana/plugins/a-plugin")
     host.run("install", "--directory", "--owner=sluicegate", "--group=sluicegate", str(Path(DIAGNOSTICS).parent))

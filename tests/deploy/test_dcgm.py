@@ -383,7 +383,7 @@ def gpus(playing: Playing) -> Playing:
         text = f"[Service]\nExecStart=/bin/sh -c 'exec {opened}; exec sleep infinity'\n"
         (etc / unit).write_text(text + ("[Unit]\nRequires=sluicegate.socket\n" if "sluicegate" in unit else ""))
     (etc / "sluicegate.socket").write_text("[Socket]\nListenStream=127.0.0.1:8080\n")
-    # An engine that the fault has brought down: it starts on a GPU that was reset, and was tried too often before.
+    # An engine that the fault has stopped: it needs a GPU that was reset, and has reached its limit of starts.
     (etc / "vllm@fallen.service").write_text(
         "[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=1\n[Service]\n"
         "ExecStartPre=test -e /run/nvidia-smi.resets\nExecStart=sleep infinity\n"
@@ -470,7 +470,7 @@ def test_a_gpu_is_reset(gpus: Playing) -> None:
     assert stopped[1:] == sorted(stopped[1:])
     assert max(stopped) < float(at) < min(started)
     assert started == sorted(started)
-    # An engine on another GPU goes on, one that had failed is back.
+    # An engine on another GPU keeps running; one that had failed runs again.
     after = _pids(host)
     assert {unit for unit in after if after[unit] == before[unit]} == {"vllm@other.service"}
     assert {_state(host, unit) for unit in (*IN_ORDER, "vllm@other.service", "vllm@fallen.service")} == {"active"}

@@ -112,7 +112,7 @@ def stopped(deployment: Deployment) -> dict[Path, playbooks.Run]:
 
 @pytest.mark.parametrize("path", BAD_INVENTORIES, ids=lambda path: path.stem)
 def test_bad_inventory_stops_in_preflight(stopped: dict[Path, playbooks.Run], path: Path) -> None:
-    """Each is an inventory with one mistake in it, whose first line is the sentence that it deserves."""
+    """Each is an inventory with one mistake; its first line is the sentence that the play must print."""
     sentence = SENTENCE.match(path.read_text())
     assert sentence, f"{path.name} does not say what it stops with"
     run = stopped[path]
@@ -190,7 +190,7 @@ def test_secret_is_readable_by_nobody_else(built: Deployment, path: str) -> None
     assert SECRETS[path] in built.host.output("cat", path)
     for account in ("nobody", *ACCOUNTS):
         as_account = ("runuser", "-u", account, "--", "cat")
-        built.host.run(*as_account, "/etc/hostname")  # it can read what is everybody's
+        built.host.run(*as_account, "/etc/hostname")  # it can read what every user may read
         result = built.host.run(*as_account, path, check=False)
         refused = result.returncode != 0 and "Permission denied" in result.stderr
         assert refused or path.startswith(OWN_SECRETS.get(account, "nowhere")), f"{account} can read {path}"

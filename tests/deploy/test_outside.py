@@ -77,7 +77,7 @@ def test_setting_that_does_not_apply_is_left_out(setting: str, tmp_path: Path) -
 
 
 def test_settings_that_name_files_are_handled() -> None:
-    """A later pip may have more of them: they are left out until somebody has decided."""
+    """A later pip may have more of them: they are left out until a list here names them."""
     text = subprocess.run([sys.executable, "-m", "pip", "install", "--help"], capture_output=True, text=True).stdout
     paths = set(PATHS.findall(text))
     assert {"constraint", "requirement", "cert", "client-cert", "find-links", "cache-dir"} <= paths

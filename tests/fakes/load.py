@@ -1,4 +1,4 @@
-"""The fake engine's scheduler and counters: what /metrics shows, and how tokens come about in time."""
+"""The fake engine's scheduler and counters: what /metrics shows, and when tokens are made."""
 
 import math
 from collections import Counter, deque
@@ -35,7 +35,7 @@ class Load:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Run among at most `max_num_seqs`; wait in line before."""
+        """Run among at most `max_num_seqs`; before that, wait in the queue."""
         turn = trio.Event()
         self._line.append(turn)
         self._advance()
@@ -97,7 +97,7 @@ class Load:
 
 
 class Generation:
-    """The tokens of one job as they come about. `run` is a task of its own; whoever sends awaits `reached`."""
+    """The tokens of one job as they are made. `run` is a task of its own; the task that sends them awaits `reached`."""
 
     def __init__(self, load: Load, job: Job, behaviour: Behaviour) -> None:
         self._load = load

@@ -1,4 +1,4 @@
-"""Scrape configuration, recording rules and alerts: valid, tested, documented, and about metrics that somebody exports.
+"""Scrape configuration, recording rules and alerts: valid, tested, documented, and about exported metrics.
 
 promtool does the evaluating; what it cannot see is checked here: that no alert lacks a test in which it fires, one in
 which it is close and silent, a section in the runbook, or a metric to look at.

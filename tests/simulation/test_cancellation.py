@@ -1,4 +1,4 @@
-"""A client may leave at any moment: at every single step of a request, everything it held must be given back."""
+"""A client may leave at any moment: at every single step of a request, everything it held must be released."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -45,7 +45,7 @@ class CancelAfter(trio.abc.Instrument):
                 self._visitor.leave()
 
 
-#: What a request meets with, and how it ends if nobody cancels it.
+#: What a request meets with, and its outcome if it is not cancelled.
 CASES: dict[str, tuple[dict[str, Any], Behaviour, Outcome]] = {
     "whole": ({}, Behaviour(prefill_s=1.0), Outcome.SERVED),
     "stream": ({"stream": True}, Behaviour(prefill_s=1.0, token_interval_s=0.1), Outcome.SERVED),
@@ -86,7 +86,7 @@ async def cancel_everywhere(
         await wait_all_tasks_blocked()
         running.assert_at_rest()
         for each in running.gateway.engines.all:
-            assert engine.connections == each.connections.idle, f"connections that nobody holds after {steps} steps"
+            assert engine.connections == each.connections.idle, f"connections without a holder after {steps} steps"
         if not cancelled:
             assert outcomes[-1] == expected.value
             assert steps > 3

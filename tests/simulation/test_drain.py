@@ -1,4 +1,4 @@
-"""Stopping: who waits is turned away, who runs may finish, and at the deadline the rest is cut. On virtual time."""
+"""Stopping: queued requests are shed, active ones may finish, and the deadline cuts the rest. On virtual time."""
 
 import pytest
 import trio

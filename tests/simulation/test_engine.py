@@ -88,7 +88,7 @@ async def test_dead_kept_connection_is_replaced(autojump_clock: MockClock) -> No
         await visit(running, question())
         await engine.until(lambda: engine.connections == 0)
         pool = running.gateway.engines.default.connections
-        assert pool.idle == 1, "nobody noticed yet"
+        assert pool.idle == 1, "the gateway has not noticed yet"
         visitor = await visit(running, question(stream=True))
         assert visitor.outcome == "served"
         assert engine.accepted == 2

@@ -17,7 +17,7 @@ from tests.harness import Running, SimClient, question, simulate
 from tests.shed import SHED, ShedCase
 from tests.simulation.visiting import NeverWholeBody, Visitor, arrive, visit
 
-#: What leads to an outcome: gets the gateway (one slot, one waiting place) and its engine, returns who met with it.
+#: What leads to an outcome: gets the gateway (one slot, a queue of one) and its engine, returns the visitor.
 Way = Callable[[Running, FakeEngine], Awaitable[Visitor]]
 WAYS: dict[Outcome, tuple[Way, dict[str, Any]]] = {}
 

@@ -131,7 +131,7 @@ def test_a_unit_without_its_drop_in_would_be_noticed(tmp_path: Path) -> None:
         assert units.analyze(tmp_path, "security", "--offline=true", "--threshold=30", name).returncode != 0
 
 
-#: Tried again for as long as it takes: without it nobody hears of a GPU's fault, and what it waits for may take long.
+#: Retried without a limit: without it no alert reports a GPU's fault, and what it waits for may take long.
 UNLIMITED = {"nvidia-dcgm-exporter.service.d"}
 
 

@@ -81,7 +81,7 @@ async def test_engine_unreachable_503(way: str, path: str) -> None:
     body = {"model": "fake-model", "prompt": "Hm?"} if path == "/tokenize" else question(path)
     async with open_engine() as engine, trio.open_nursery() as nursery:
         port = await nursery.start(engine.serve_tcp)
-        # No probe tells the gateway: the first request finds out, and from then on it is known at the door.
+        # No probe tells the gateway: the first request finds out, and later ones are refused on arrival.
         async with open_gateway(configuration(f"http://127.0.0.1:{port}", probe_interval_s=60)) as running:
             nursery.cancel_scope.cancel()
             await engine.until(lambda: engine.connections == 0)

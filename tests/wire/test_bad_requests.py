@@ -1,4 +1,4 @@
-"""Requests that are none, or not for us: each is answered, nothing of it reaches the engine, nobody else notices."""
+"""Invalid requests and unknown paths: each is answered, nothing reaches the engine, and no other client notices."""
 
 import contextlib
 import itertools

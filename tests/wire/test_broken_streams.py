@@ -42,7 +42,7 @@ def without_additions(answer: RawAnswer) -> list[bytes]:
 
 
 async def assert_broken(running: Running, answer: RawAnswer, outcome: str, path: str = CHAT) -> None:
-    """The client's framing ends properly, with the dialect's error event, and everybody knows why."""
+    """The client's framing ends properly, with the dialect's error event, and log and metrics have the outcome."""
     assert (answer.status, answer.complete) == (200, True)
     assert answer.body.endswith(b"\n\n")
     *before, last = answer.events()

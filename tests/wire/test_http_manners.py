@@ -176,7 +176,7 @@ async def _connections(running: Running, count: int) -> None:
 
 
 async def test_streams_side_by_side_on_one_http2_connection() -> None:
-    """Each has its own slot and its own answer, and one that is cancelled takes nobody with it."""
+    """Each has its own slot and its own answer, and one that is cancelled ends no other."""
     async with gate(max_active=3) as (engine, running), Http2Visitor(await dial(running)) as visitor:
         engine.script.next(Behaviour(hold=trio.Event(), hold_at=2))
         await visitor.send(CHAT, question(stream=True))

@@ -1,4 +1,4 @@
-"""Clients that leave, by every means and on every way in: out of the line at once, or their slot free at once."""
+"""Clients that disconnect, by every means and on every way in: out of the queue at once, or their slot free at once."""
 
 from contextlib import AsyncExitStack
 
@@ -37,7 +37,7 @@ async def test_client_gone_while_queued(way: str, how: str) -> None:
         hold.set()
         assert (await holder.answer()).status == (await next_one.answer()).status == 200
         await running.settled()
-        assert len(engine.posts()) == 2, "who left never reached the engine"
+        assert len(engine.posts()) == 2, "a request that left the queue never reached the engine"
         assert running.outcomes() == {"served": 2, "client_gone_queued": 1}
         assert running.metric("api_requests_total", endpoint=CHAT, status="none") == 1
         await at_rest(running)

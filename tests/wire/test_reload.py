@@ -1,4 +1,4 @@
-"""A new configuration in a running gateway: what follows it, from when on, and who must not notice."""
+"""A new configuration in a running gateway: what follows it, from when on, and which requests must not notice."""
 
 from functools import partial
 from typing import Any

@@ -152,7 +152,7 @@ async def test_connection_made_before_the_end() -> None:
         running.gateway.stop()
         await trio.testing.wait_all_tasks_blocked()
         await assert_refused(running, await late.ask(CHAT, question()), Outcome.SHED_DRAINING, 503)
-        assert await silent.stream.receive_some() == b"", "who asks nothing is not waited for"
+        assert await silent.stream.receive_some() == b"", "a drain does not wait for a client without a request"
         await running.gateway.stopped.wait()
         running.assert_at_rest()
 
@@ -316,7 +316,7 @@ async def test_headers_that_cross_and_those_that_do_not() -> None:
 
 
 def _spellings(path: str) -> list[str]:
-    """Ways to write `path` that somebody might take for it."""
+    """Ways to write `path` that a lenient server might accept."""
     first, rest = path[1], path[2:]
     escaped = f"/%{ord(first):02x}{rest}"
     return [

@@ -140,7 +140,7 @@ async def test_requests_in_the_socket_are_served_later(config: Path) -> None:
 
 
 async def waiting_in(sock: socket.socket, stack: AsyncExitStack, request: bytes) -> RawClient:
-    """A client whose request waits in a socket that nobody accepts from."""
+    """A client whose request waits in a socket from which no process accepts."""
     client = await stack.enter_async_context(RawClient(await trio.open_tcp_stream(*sock.getsockname())))
     await client.stream.send_all(request)
     return client

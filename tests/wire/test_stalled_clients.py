@@ -55,7 +55,7 @@ async def test_stalled_client_is_cut(way: str, path: str, body: Any) -> None:
         async with stalled(way, running, path, body) as visitor:
             await engine.until(lambda: len(engine.posts()) == 1)
             with trio.fail_after(SOON_S):
-                assert (await visit("fast", running)).status == 200, "it waits for the slot, and gets it"
+                assert (await visit("fast", running)).status == 200, "it is queued, and gets the slot"
             assert running.outcomes() == {"client_stalled": 1, "served": 1}
             await engine.until(lambda: engine.running == 0)
             await assert_cut(running, visitor)

@@ -1,4 +1,4 @@
-"""Accepting goes on through what belongs to single connections and through a lack of descriptors, and no further."""
+"""Accepting survives errors of single connections and a lack of descriptors, and nothing else."""
 
 import errno
 import logging

@@ -44,7 +44,7 @@ def refused(admission: Admission) -> Refusal:
 
 
 async def enter_and_wait(admission: Admission) -> None:
-    """Enter, wait for a slot as the pipeline does, and give it back."""
+    """Enter, wait for a slot as the pipeline does, and release it."""
     ticket = admission.enter(ANYONE)
     try:
         await admission.wait(ticket)
@@ -83,7 +83,7 @@ async def test_slot_freed_before_the_controllers_turn() -> None:
         admission.settle(holder)
         assert admission.queued == 1, "the controller has had no turn yet"
         later = admission.enter(ANYONE)
-        assert later.queued, "nobody overtakes"
+        assert later.queued, "overtook a queued request"
         await wait_all_tasks_blocked()
         assert (queued.state, later.state) == (TicketState.ACTIVE, TicketState.QUEUED)
         admission.settle(queued)

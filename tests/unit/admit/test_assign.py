@@ -1,4 +1,4 @@
-"""Who gets which slot: the pure function, over any queue and any engines."""
+"""Which ticket gets which slot: the pure function, over any queue and any engines."""
 
 from hypothesis import given
 from hypothesis import strategies as st

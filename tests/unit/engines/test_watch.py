@@ -1,4 +1,4 @@
-"""The watch over an engine, on virtual time: its rhythm, its patience, and how it is woken."""
+"""The watch over an engine, on virtual time: its intervals, its timeouts, and how it is woken."""
 
 import pytest
 import trio

@@ -213,7 +213,7 @@ class Wedge:
 
     def hang(self) -> None:
         self.entered += 1
-        assert self._free.wait(30), "nobody freed the driver"
+        assert self._free.wait(30), "the driver was not freed"
 
     def free(self) -> None:
         self._free.set()

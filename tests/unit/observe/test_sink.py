@@ -113,7 +113,7 @@ def test_reused_descriptor_gets_no_log_line(pipe: tuple[int, int]) -> None:
     ours, client = socket.socketpair()
     with ours, client:
         client.setblocking(False)
-        os.dup2(ours.fileno(), writer)  # somebody closed it, and the next connection got its number
+        os.dup2(ours.fileno(), writer)  # other code closed it, and the next connection got its number
         sink.write(b"secret\n")
         with pytest.raises(BlockingIOError):
             client.recv(100)

@@ -1,4 +1,4 @@
-"""An exchange begun: what is sent for each kind of body, what is tried again, and who gives connections back."""
+"""An exchange begun: what is sent for each kind of body, what is tried again, and when a connection is released."""
 
 from collections.abc import AsyncGenerator
 

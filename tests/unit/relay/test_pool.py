@@ -48,7 +48,7 @@ async def use(connection: EngineConnection) -> None:
 
 
 async def used(pool: Pool, count: int) -> list[EngineConnection]:
-    """So many connections, used at the same time and given back in order."""
+    """So many connections, used at the same time and released in order."""
     connections = [await pool.acquire() for _ in range(count)]
     for connection in connections:
         await use(connection)

@@ -1,4 +1,4 @@
-"""The pump between socket pairs: how streams end, who is waited for, and that nothing but whole events goes out."""
+"""The pump between socket pairs: how streams end, what it waits for, and that only whole events go out."""
 
 import socket
 import time

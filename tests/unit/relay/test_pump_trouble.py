@@ -1,4 +1,4 @@
-"""The pump in trouble: its thread dies, descriptors run out or are given out anew, sockets end while nobody reads."""
+"""The pump in trouble: its thread dies, descriptors run out or are reused, sockets end while nothing reads them."""
 
 import contextlib
 import errno
@@ -237,7 +237,7 @@ async def test_reused_descriptors_reach_no_wrong_client() -> None:
         assert flows.pump.flows == len(steady)
 
 
-# --- nobody reads ---
+# --- nothing reads ---
 
 
 def cpu_s(pump: Pump) -> float:

@@ -172,7 +172,7 @@ def test_the_watchdog_is_for_one_process_and_has_a_pace(microseconds: str, for_p
 # --- sockets ---
 
 #: Puts sockets of its own where systemd would put them, then says what became of them. A process of its own: in this
-#: one, descriptor 3 may be anybody's.
+#: one, descriptor 3 may belong to anything.
 PROGRAM = """
 import os, socket, sys
 from sluicegate.service.systemd import HandoverError, take

@@ -15,8 +15,8 @@ from sluicegate_run.failure import RunError
 from sluicegate_run.process import GUARD, Guarded, wait_ready
 from tests.unit.sluicegate_run.world import PATIENCE_S, World
 
-# A program that starts another one in a session of its own, deaf to SIGTERM, and says "ready"; what it inherits as
-# descriptor 0 of `keep_open` stays open for as long as one of both lives.
+# A program that starts another one in a session of its own, which ignores SIGTERM, and says "ready"; what it inherits
+# as descriptor 0 of `keep_open` stays open for as long as one of both lives.
 FAMILY = """
 import os, signal, sys
 if os.fork() == 0:
@@ -211,7 +211,7 @@ def test_a_guard_that_hangs_is_not_waited_for_for_ever(monkeypatch: pytest.Monke
 
 def test_guard_gives_up_on_an_unkillable_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The guard returns the processes that it could not kill."""
-    # Process 0 is nobody's child and reaped by nobody: as one that hangs in a driver.
+    # Process 4711 survives SIGKILL and is never reaped: as one that hangs in a driver.
     monkeypatch.setattr(guard, "_children", lambda: iter([4711]))
     monkeypatch.setattr(guard, "_signal", lambda *_: None)
     monkeypatch.setattr(guard, "_reap", lambda _: None)
@@ -230,7 +230,7 @@ def test_guard_needs_only_the_standard_library() -> None:
 
 @pytest.fixture
 def address() -> str:
-    """Where nobody listens yet."""
+    """An address on which nothing listens yet."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
