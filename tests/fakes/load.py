@@ -18,7 +18,7 @@ class Load:
 
     def __init__(self, max_num_seqs: int | None = None) -> None:
         self.max_num_seqs = max_num_seqs
-        self.running = 0
+        self.running = self.most_running = 0
         self.prompt_tokens = 0
         self.generation_tokens = 0
         self.finished: Counter[str] = Counter()
@@ -52,6 +52,7 @@ class Load:
     def _advance(self) -> None:
         while self._line and (self.max_num_seqs is None or self.running < self.max_num_seqs):
             self.running += 1
+            self.most_running = max(self.most_running, self.running)
             self._line.popleft().set()
         self.changed()
 

@@ -194,7 +194,7 @@ def test_any_traffic(
                 if drain_after_s is not None:
                     await trio.sleep(drain_after_s)
                     running.gateway.stop()
-                    await running.gateway._drain()
+                    await running.gateway.drain()
             await engine.until(lambda: (engine.running, engine.waiting) == (0, 0))
             world.check()
 

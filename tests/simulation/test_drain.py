@@ -16,7 +16,7 @@ async def drain(running: Running) -> float:
     """Stop the gateway, as on SIGTERM; how many virtual seconds it took."""
     began = trio.current_time()
     running.gateway.stop()
-    await running.gateway._drain()
+    await running.gateway.drain()
     return trio.current_time() - began
 
 

@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 import trio
 
-from sluicegate.config.schema import Config, QueueMode
+from sluicegate.config.schema import Address, Config, QueueMode
 from sluicegate.config.settings import SETTINGS, build, value_of
 from sluicegate.outcome import Outcome
+from sluicegate.relay.wire import Dial, dialer
 from tests.engine_contract.raw import get, post
+from tests.fakes.engine import open_engine
 from tests.fakes.script import Behaviour
-from tests.harness import CHAT, Running, question
+from tests.harness import CHAT, Running, configuration, open_gateway, question
 from tests.wire.visitors import WAYS, ask, come, gate, raw
 
 LONG = question(messages=[{"role": "user", "content": "x" * 4000}])
@@ -136,15 +138,15 @@ def probes_of(engine: Any) -> int:
 
 async def test_new_bound_on_connecting() -> None:
     """The next connection to the engine gets the new connect timeout."""
-    async with gate() as (_, running):
-        made: list[float] = []
-        make_dial = running.gateway._make_dial
+    made: list[float] = []
 
-        def remember(address: Any, timeout_s: float) -> Any:
-            made.append(timeout_s)
-            return make_dial(address, timeout_s)
+    def remember(address: Address, timeout_s: float) -> Dial:
+        made.append(timeout_s)
+        return dialer(address, timeout_s)
 
-        running.gateway._make_dial = remember
-        reconfigure(running, connect_timeout_s=0.5)
-        assert made == [0.5]
-        assert (await ask(running, post(CHAT, question()))).status == 200
+    async with open_engine() as engine:
+        config = configuration(await engine.listen_tcp())
+        async with open_gateway(config, make_dial=remember) as running:
+            reconfigure(running, connect_timeout_s=0.5)
+            assert made == [config.engine.connect_timeout_s, 0.5]
+            assert (await ask(running, post(CHAT, question()))).status == 200
