@@ -26,7 +26,7 @@ def total(running: Running, name: str) -> float:
 
 
 async def until(predicate: Any) -> None:
-    """Wait for what other tasks bring about."""
+    """Wait for what other tasks do."""
     while not predicate():
         await trio.lowlevel.checkpoint()
 
