@@ -115,7 +115,7 @@ async def test_cancelled_at_every_step(autojump_clock: MockClock, case: str) -> 
         assert (await visit(running, question())).outcome == "served"
 
 
-async def test_cancelled_at_every_step_of_a_wait_in_the_line(autojump_clock: MockClock) -> None:
+async def test_cancelled_at_every_step_in_the_queue(autojump_clock: MockClock) -> None:
     async with gateway() as (engine, running):
 
         async def attempt(steps: int) -> tuple[Visitor, bool]:

@@ -28,7 +28,7 @@ async def test_with_nothing_to_do_it_takes_no_time(autojump_clock: MockClock) ->
         assert running.log_lines("cut") == []
 
 
-async def test_who_waits_is_turned_away_and_who_runs_finishes(autojump_clock: MockClock) -> None:
+async def test_queued_are_shed_and_active_finish(autojump_clock: MockClock) -> None:
     async with open_engine() as engine, simulate(engine, max_active=2, drain_s=30.0) as running:
         engine.script.default = Behaviour(token_interval_s=1.0, tokens=20)
         async with trio.open_nursery() as nursery:
@@ -46,7 +46,7 @@ async def test_who_waits_is_turned_away_and_who_runs_finishes(autojump_clock: Mo
         running.assert_at_rest()
 
 
-async def test_who_comes_while_it_stops_is_turned_away(autojump_clock: MockClock) -> None:
+async def test_shed_while_it_stops(autojump_clock: MockClock) -> None:
     async with open_engine() as engine, simulate(engine, max_active=2) as running:
         engine.script.next(Behaviour(prefill_s=5.0))
         async with trio.open_nursery() as nursery:

@@ -157,7 +157,7 @@ async def test_connection_made_before_the_end() -> None:
         running.assert_at_rest()
 
 
-async def test_metrics_in_openmetrics_for_those_who_ask() -> None:
+async def test_metrics_in_openmetrics_if_asked() -> None:
     async with gate() as (_, running):
         request = get("/metrics").replace(b"\r\n\r\n", b"\r\naccept: application/openmetrics-text\r\n\r\n")
         assert (await ask(running, request)).body.endswith(b"# EOF\n")

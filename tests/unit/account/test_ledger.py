@@ -177,7 +177,7 @@ def test_waiting_in_vain_counts_as_waiting(book: Book, outcome: Outcome) -> None
     assert book.lines()[0]["queue_s"] == 120.0
 
 
-def test_turned_away_at_the_door_did_not_wait(book: Book) -> None:
+def test_shed_at_once_did_not_wait(book: Book) -> None:
     record = book.ledger.open("r1", CHAT)
     book.clock.now = 1000.5
     book.ledger.settle(record, Outcome.SHED_QUEUE_TIMEOUT)

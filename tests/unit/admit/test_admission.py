@@ -359,7 +359,7 @@ async def test_longer_queue_has_its_places_at_once() -> None:
             holder = queued
 
 
-async def test_another_mode_holds_for_those_who_come_now() -> None:
+async def test_another_mode_holds_for_new_requests() -> None:
     async with open_admission() as admission:
         holder, queued = admission.enter(ANYONE), admission.enter(ANYONE)
         await wait_all_tasks_blocked()

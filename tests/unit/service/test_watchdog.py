@@ -97,7 +97,7 @@ async def test_a_frozen_part_starves_it_and_is_named_once(autojump_clock: MockCl
         assert it.wedged == ["pump and controller: no progress, so systemd gets no sign until there is some"]
 
 
-async def test_it_is_named_before_systemd_loses_its_patience(autojump_clock: MockClock) -> None:
+async def test_named_before_systemds_timeout(autojump_clock: MockClock) -> None:
     part = Part()
     async with watched(pump=part.prove) as it:
         part.freeze()
