@@ -309,11 +309,12 @@ def test_a_final_failure_saves_diagnostics(built: Deployment, gateway: Gateway) 
     assert host.run("systemctl", "restart", "sluicegate.service", check=False).returncode != 0
 
     def saved() -> str:
-        found = host.output("find", "/var/lib/sluicegate/diagnostics", "-type", "f").split()
-        assert found, "no diagnostics"
+        # In this order: a file that is still being written has another name.
         assert (
             host.show("sluicegate-diagnostics@sluicegate.service.service", "ActiveState")["ActiveState"] == "inactive"
         )
+        found = host.output("find", "/var/lib/sluicegate/diagnostics", "-type", "f").split()
+        assert found, "no diagnostics"
         return found[-1]
 
     path = eventually(saved, GATEWAY_S)

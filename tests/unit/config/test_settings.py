@@ -26,16 +26,16 @@ class Colour(enum.StrEnum):
     BLUE = "blue"
 
 
-@dataclasses.dataclass
-class Example:
-    count: int = setting(4, "how many", env="COUNT", low=1, high=9)
-    colour: Colour = setting(Colour.RED, "which", restart=True)  # noqa: RUF009
-    at: TcpAddress = setting(TcpAddress("a", 1), "where", notation=LISTEN)  # noqa: RUF009
-    word: str = setting("on", "whether", choices=("on", "off"))
-    other: int = 3
-
-
 def test_a_class_of_settings_is_read_field_by_field() -> None:
+
+    @dataclasses.dataclass
+    class Example:
+        count: int = setting(4, "how many", env="COUNT", low=1, high=9)
+        colour: Colour = setting(Colour.RED, "which", restart=True)  # noqa: RUF009
+        at: TcpAddress = setting(TcpAddress("a", 1), "where", notation=LISTEN)  # noqa: RUF009
+        word: str = setting("on", "whether", choices=("on", "off"))
+        other: int = 3
+
     rest = {"env": None, "low": None, "high": None, "choices": (), "notation": None, "restart": False}
     number, *others = [dataclasses.asdict(setting) for setting in settings_of(Example, "example")]
     named = {"table": "example", "name": "count", "type": int, "default": 4, "doc": "how many"}
