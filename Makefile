@@ -7,7 +7,7 @@ BIN := .venv/bin
 # promtool and ansible-playbook are found there.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run demo-host test test-deploy lint types unit coverage dashboards bench build wheel format clean
+.PHONY: help run demo-host test test-deploy lint types unit coverage mutants dashboards bench build wheel format clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,17 @@ coverage: .venv/tools.stamp
 	$(BIN)/coverage run -m pytest -m "not deploy"
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+
+# mutmut knows a package's modules by their names only under src: it gets a copy of the tree with daemon called so.
+MUTANTS := build/mutants
+
+mutants: .venv/tools.stamp  ## change the deciding modules in small ways and count what the tests notice (20 minutes)
+	$(BIN)/pip install --disable-pip-version-check -q -e '.[mutants]'
+	rm -rf $(MUTANTS) && mkdir -p $(MUTANTS)
+	git ls-files -z | xargs -0 cp --parents -pt $(MUTANTS)
+	mv $(MUTANTS)/daemon $(MUTANTS)/src && ln -s src $(MUTANTS)/daemon
+	cd $(MUTANTS) && $(CURDIR)/$(BIN)/mutmut run --max-children $$(nproc)
+	cd $(MUTANTS) && $(CURDIR)/$(BIN)/mutmut results && $(CURDIR)/$(BIN)/mutmut export-cicd-stats && cat mutants/mutmut-cicd-stats.json
 
 bench: .venv/dev.stamp  ## measure the gateway and its peers (PEERS=venv/bin with smg and vllm-router; nginx from PATH)
 	$(BIN)/python -m tests.bench --plot docs/performance.svg --json build/bench.json $(if $(PEERS),--peer-bin $(PEERS))

@@ -23,7 +23,7 @@ def engine_paths(pytestconfig: pytest.Config) -> EnginePaths:
 
 @pytest.fixture(scope="session")
 def shared_engine(engine_paths: EnginePaths, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
-    """The one engine of the session, which is started by whoever needs it first."""
+    """The one engine of the session, started by the first test that needs it."""
     engine = RealEngine(engine_paths, tmp_path_factory.mktemp("engine") / "engine.log")
     yield engine
     engine.stop()

@@ -1,4 +1,4 @@
-"""Who exports what: every metric that Prometheus can scrape from a host."""
+"""Which service exports what: every metric that Prometheus can scrape from a host."""
 
 from pathlib import Path
 

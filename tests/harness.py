@@ -19,11 +19,11 @@ from sluicegate.dialects.routes import ENDPOINTS
 from sluicegate.engines.engine import Engine, EngineState
 from sluicegate.engines.probe import ProbeRefused, ProbeUnhealthy
 from sluicegate.exchange import ClientGone, ClientStalled, Endpoint, Headers, Request
-from sluicegate.gateway import Gateway
+from sluicegate.gateway import Gateway, MakeDial
 from sluicegate.observe.logs import Log
 from sluicegate.observe.metrics import Metrics
 from sluicegate.relay.pump import Pump
-from sluicegate.relay.wire import READ_SIZE, Dial, Wire
+from sluicegate.relay.wire import READ_SIZE, Dial, Wire, dialer
 from tests.fakes.engine import FakeEngine
 
 CHAT = "/v1/chat/completions"
@@ -121,11 +121,13 @@ class Running:
 
 
 @asynccontextmanager
-async def open_gateway(config: Config, *, wait_ready: bool = True) -> AsyncIterator[Running]:
+async def open_gateway(
+    config: Config, *, wait_ready: bool = True, make_dial: MakeDial = dialer
+) -> AsyncIterator[Running]:
     """A gateway on a real socket (config.listen; port 0: any), until the block ends, or fails for taking too long."""
     pump = Pump(config.timeouts.idle_s, config.timeouts.client_stall_s)
     with trio.fail_after(PATIENCE_S), pump, _open_log() as (metrics, log, log_file):
-        gateway = WatchedGateway(config, metrics, log, pump=pump)
+        gateway = WatchedGateway(config, metrics, log, make_dial, pump=pump)
         listener = bind(config.listen)
         if isinstance(config.listen, TcpAddress):
             host, port = listener.socket.getsockname()[:2]

@@ -95,7 +95,7 @@ class Gateway:
                         task_status.started()
                         await self._stop.wait()
                         accepting.cancel_scope.cancel()
-                    await self._drain()
+                    await self.drain()
                     handlers.cancel_scope.cancel()
                 services.cancel_scope.cancel()
         finally:
@@ -137,7 +137,8 @@ class Gateway:
             engine.connections.dial = self._make_dial(engine.address, config.engine.connect_timeout_s)
             engine.wake_prober()  # it counts its pauses by the new interval from then on
 
-    async def _drain(self) -> None:
+    async def drain(self) -> None:
+        """After `stop`: return when no request is open. After drain_s it cuts the rest, which then has LAST_WORDS_S."""
         # Idle connections stay while others are served: a request that arrives on one gets an answer.
         self.listening.close_after_answers()
         with self._draining:

@@ -27,7 +27,7 @@ class Played:
 
     @property
     def failures(self) -> dict[str, str]:
-        """Host → what its failed task said, of a loop's items those that failed."""
+        """Host → the message of its failed task; of a loop, the messages of the items that failed."""
         failed = [event for event in self.events if event["_event"] == "v2_runner_on_failed"]
         return {name: _sentence(result) for event in failed for name, result in event["hosts"].items()}
 

@@ -41,7 +41,7 @@ def away(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(program: str, *args: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run one of Ansible's programs in a directory, whose ansible.cfg counts, and whose collections alone are found."""
+    """Run one of Ansible's programs in a directory: with its ansible.cfg, and with its collections alone."""
     settings = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
     result = subprocess.run(
         [str(Path(sys.executable).with_name(program)), *args],
@@ -61,7 +61,8 @@ def play(away: Path, *args: str, variables: Sequence[str] = (), check: bool = Tr
     return result.stdout + result.stderr
 
 
-def test_the_collection_has_the_roles_and_playbooks_and_nothing_private(tarball: Path) -> None:
+def test_collection_has_roles_and_playbooks(tarball: Path) -> None:
+    """The built collection holds every role and playbook and nothing private or hidden."""
     with tarfile.open(tarball) as built:
         names = {name for name in built.getnames() if not name.endswith("/")}
     roles = {path.name for path in (ANSIBLE / "roles").iterdir()}
@@ -91,13 +92,15 @@ PREFLIGHTS = [
 ]
 
 
-def test_the_roles_find_the_files_of_the_checkout_that_sluicegate_files_names(away: Path) -> None:
+def test_roles_find_files_of_the_checkout(away: Path) -> None:
+    """The roles read the checkout's files from the directory that sluicegate_files names."""
     (away / "preflights.yml").write_text(yaml.safe_dump(PREFLIGHTS))
     said = play(away, "preflights.yml", variables=[f"sluicegate_files={REPOSITORY}"])
     assert "sluicegate.gpu_host.common : Check sluicegate_files" in said
 
 
-def test_without_sluicegate_files_preflight_says_what_to_set(away: Path) -> None:
+def test_preflight_asks_for_sluicegate_files(away: Path) -> None:
+    """Without the files of the checkout, preflight fails and says which variable to set."""
     said = play(away, "sluicegate.gpu_host.site", "--tags=node_exporter", "--check", check=False)
     assert "where there is no systemd/dropins/prometheus-node-exporter.service.d: set it to a checkout of" in said
     # A later pass has not begun.

@@ -66,7 +66,8 @@ PLATFORM_BRANCHES = [(name, branch) for name in VENDOR["platforms"] for branch i
 
 
 @pytest.mark.parametrize("name", VENDOR["platforms"])
-def test_repository_key_and_first_branch_are_the_platforms(role: Role, name: str) -> None:
+def test_repository_key_and_branch_of_the_platform(role: Role, name: str) -> None:
+    """Each platform gets its own repository and key, and a branch no older than its first one."""
     facts, vendor = platform(name), VENDOR["platforms"][name]
     assert role.ask("nvidia_driver_repository_url", facts) == vendor["repository"]
     assert role.ask("nvidia_driver_repository_key_url", facts) == vendor["key"]
@@ -92,7 +93,7 @@ def test_default_packages_are_the_guides_and_all_exist(role: Role, name: str, br
         package for package, fact in VENDOR["packages"].items() if int(branch) in fact["branches"].get(distribution, [])
     }
     assert set(packages) <= known | set(guide)
-    # Who conflicts with another of the transaction fails it.
+    # A package that conflicts with another one of the transaction fails it.
     for package in packages:
         assert not set(VENDOR["packages"].get(package, {}).get("conflicts", [])) & set(packages)
     # nvidia-open and nvidia-driver bring X11's driver and OpenGL.
@@ -110,9 +111,10 @@ def test_default_packages_are_the_guides_and_all_exist(role: Role, name: str, br
     ],
     ids=["one GPU", "HGX H100", "HGX H100, said", "HGX B200", "switched off"],
 )  # fmt: skip
-def test_fabric_manager_comes_with_what_its_nvswitches_need(
+def test_fabric_manager_packages(
     role: Role, manage: object, pci: list[str], packages: list[str], modules: list[str]
 ) -> None:
+    """A host with NVSwitches gets the fabric manager and whatever else its switches need."""
     seen = {"nvidia_driver_fabric_manager": manage, "__common_pci_devices": list(pci)}
     driver = [*role.ask("nvidia_driver_packages", platform("debian12")), "nvidia-persistenced"]
     assert role.ask("__nvidia_driver_transaction", platform("debian12"), **seen) == [*driver, *packages]
@@ -121,7 +123,8 @@ def test_fabric_manager_comes_with_what_its_nvswitches_need(
 
 @pytest.mark.parametrize("fact", VENDOR["kernels"], ids=lambda fact: fact["release"])
 @pytest.mark.parametrize("installed", ["of the running image", "of a newer image", "none"])
-def test_kernel_and_headers_are_asked_for_by_meta_package(role: Role, fact: Mapping[str, str], installed: str) -> None:
+def test_kernel_and_headers_by_meta_package(role: Role, fact: Mapping[str, str], installed: str) -> None:
+    """The role names the kernel and its headers by meta package, so that updates keep them together."""
     flavour = fact["release"].removeprefix(re.match(r"[0-9.]+(\+[a-z0-9]+)?(-[0-9]+)?-", fact["release"])[0])  # type: ignore[index]
     depends = {"of the running image": fact["release"], "of a newer image": f"99.1.0-1-{flavour}"}.get(installed)
     version = "6.12.30-1~bpo12+1" if "bpo" in fact["release"] else "1"
@@ -152,7 +155,8 @@ def test_of_two_meta_packages_the_running_images_counts(role: Role) -> None:
         assert role.ask("__nvidia_driver_headers", facts, __nvidia_driver_kernels=kernels) == headers
 
 
-def test_headers_of_an_exact_version_are_installed_only_where_the_archive_has_them() -> None:
+def test_exact_headers_only_if_in_the_archive() -> None:
+    """The role installs headers of an exact version only where the archive has them."""
     tasks = yaml.safe_load((ROLE / "tasks/kernel.yml").read_text())
     block = next(task["block"] for task in tasks if "block" in task)
     exact = [
@@ -209,9 +213,10 @@ FOREIGN: dict[str, tuple[list[str], list[str], list[str]]] = {
 
 @pytest.mark.parametrize(("installed", "offers", "foreign"), FOREIGN.values(), ids=FOREIGN)
 @pytest.mark.parametrize("source", ["by its address", "by its origin"])
-def test_whose_driver_is_installed_is_decided_by_who_offers_it(
+def test_foreign_driver_is_told_by_its_source(
     role: Role, installed: list[str], offers: list[str], foreign: list[str], source: str
 ) -> None:
+    """Who offers the installed packages decides whose driver it is."""
     found = {
         "__nvidia_driver_installed_packages": lines(*installed),
         "__nvidia_driver_offers": lines(*offers),
@@ -231,7 +236,8 @@ def pinned(role: Role) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("origin", [each["Origin"] for each in VENDOR["release_files"].values()])
-def test_every_other_origin_of_a_driver_is_pinned_below_zero_and_nvidias_is_not(role: Role, origin: str) -> None:
+def test_other_origins_are_pinned_below_zero(role: Role, origin: str) -> None:
+    """Every origin of a driver except NVIDIA's is pinned below zero."""
     priorities = [
         int(record["Pin-Priority"])
         for record in pinned(role)
@@ -240,7 +246,8 @@ def test_every_other_origin_of_a_driver_is_pinned_below_zero_and_nvidias_is_not(
     assert (max(priorities, default=0) < 0) is (origin != VENDOR["release_files"]["nvidia"]["Origin"])
 
 
-def test_the_pin_covers_the_distributions_drivers_and_not_what_they_depend_on(role: Role) -> None:
+def test_pin_covers_the_distributions_drivers(role: Role) -> None:
+    """The pin covers the distribution's drivers and none of the packages that they depend on."""
     patterns = [pattern.removeprefix("src:") for pattern in pinned(role)[0]["Package"].split()]
 
     def covered(source: str) -> bool:
@@ -263,7 +270,8 @@ def test_the_pin_comes_before_the_one_of_nvidias_package(role: Role) -> None:
 
 
 @pytest.mark.parametrize("unit", VENDOR["units"].values(), ids=VENDOR["units"])
-def test_persistence_mode_is_on_whatever_the_units_command_says(role: Role, unit: Mapping[str, Any]) -> None:
+def test_persistence_mode_is_on(role: Role, unit: Mapping[str, Any]) -> None:
+    """The drop-in turns persistence mode on, whatever the command of the vendor's unit says."""
     text = f"[Unit]\nDescription=x\n\n[Service]\nType=forking\nExecStart={unit['exec_start']}\nExecStopPost=/bin/rm x\n"
     encoded = {"content": base64.b64encode(text.encode()).decode()}
     command = role.ask(
@@ -326,8 +334,7 @@ CONTRIB = {
 
 
 @pytest.mark.parametrize(("targets", "missing"), CONTRIB.values(), ids=CONTRIB)
-def test_contrib_is_enabled_where_main_is_and_contrib_is_not(
-    role: Role, targets: list[str], missing: list[str]
-) -> None:
+def test_contrib_follows_main(role: Role, targets: list[str], missing: list[str]) -> None:
+    """The role enables contrib for each suite that has main but not contrib."""
     found = role.ask("__nvidia_driver_without_contrib", platform("debian12"), __nvidia_driver_targets=lines(*targets))
     assert found == missing

@@ -78,7 +78,8 @@ def test_the_words_are_the_settings(variable: str) -> None:
 
 
 @pytest.mark.parametrize("variable", SETTING_OF)
-def test_the_default_is_the_settings_or_a_known_other_one(variable: str) -> None:
+def test_role_default_is_the_settings_default(variable: str) -> None:
+    """The default of each variable equals the setting's, or is a known deviation."""
     setting = SETTING_OF[variable]
     default, written = OPTIONS[variable]["default"], setting.write(setting.default)
     if variable in DEPLOYED:
@@ -134,7 +135,7 @@ def test_preflight_names_the_range(failures: dict[str, str], variable: str) -> N
         )
 
 
-def test_the_units_deadline_follows_the_default_of_the_drain() -> None:
+def test_unit_deadline_follows_the_drain() -> None:
     """The role's drop-in says the same as the unit for the default: default + 15 s."""
     unit = (ANSIBLE.parent / "systemd/sluicegate.service").read_text()
     template = (ROLE / "templates/drain.conf.j2").read_text()

@@ -173,7 +173,8 @@ def gateway(tmp_path: Path) -> Path:
     ("old", "new"),
     [("max: 65536}", "max: 65537}"), ("default_drain_s: 30", "default_drain_s: 31"), ("  LISTEN:", "  LISTENS:")],
 )
-def test_a_change_by_hand_of_what_the_daemon_accepts_is_noticed_and_undone(gateway: Path, old: str, new: str) -> None:
+def test_manual_change_is_noticed_and_undone(gateway: Path, old: str, new: str) -> None:
+    """The generator's --check reports a change made by hand to the generated variables; a run undoes it."""
     path = gateway / "vars/main.yml"
     text = path.read_text()
     assert old in text
@@ -196,9 +197,8 @@ def test_a_change_by_hand_of_what_the_daemon_accepts_is_noticed_and_undone(gatew
         ),
     ],
 )
-def test_a_part_of_the_settings_that_cannot_be_written_is_refused(
-    gateway: Path, old: str, new: str, sentence: str
-) -> None:
+def test_part_that_cannot_be_written_is_refused(gateway: Path, old: str, new: str, sentence: str) -> None:
+    """If the generator cannot write a part of the settings, it fails and leaves the file alone."""
     path = gateway / "vars/main.yml"
     text = path.read_text().replace(old, new)
     path.write_text(text)

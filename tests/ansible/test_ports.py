@@ -48,7 +48,8 @@ def test_the_gateways_port() -> None:
         assert f"default('{everywhere}')" in default(role, variable)
 
 
-def test_the_gateway_leaves_the_other_services_their_ports() -> None:
+def test_gateway_spares_the_services_ports() -> None:
+    """The gateway's role refuses exactly the ports of the other services."""
     assert variables("gateway")["__gateway_ports_taken"] == BESIDE
 
 

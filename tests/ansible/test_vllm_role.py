@@ -171,7 +171,8 @@ def test_it_stops_where_it_should_and_nowhere_else(outcomes: dict[str, Outcome],
         assert outcomes[name].environment
 
 
-def test_flashinfers_sampler_is_off_where_nothing_can_compile_it(outcomes: dict[str, Outcome]) -> None:
+def test_flashinfer_sampler_needs_a_compiler(outcomes: dict[str, Outcome]) -> None:
+    """FlashInfer's sampler is off where the host has nothing to compile it with."""
     found = {
         name: outcome.environment.get("VLLM_USE_FLASHINFER_SAMPLER")
         for name, outcome in outcomes.items()
@@ -191,7 +192,8 @@ def test_a_toolkit_of_ours_is_where_kernels_look_for_it(outcomes: dict[str, Outc
     assert "CUDA_HOME" not in outcomes["new-driver"].environment
 
 
-def test_engines_wait_for_each_other_as_long_as_a_start_may_take(outcomes: dict[str, Outcome]) -> None:
+def test_engines_wait_for_each_other(outcomes: dict[str, Outcome]) -> None:
+    """An engine waits for its peers as long as a start may take."""
     found = {name: outcomes[name].environment["VLLM_ENGINE_READY_TIMEOUT_S"] for name in ("new-driver", "cpu")}
     assert found == {"new-driver": "1800", "cpu": "1800"}
     assert outcomes["long-start"].environment["VLLM_ENGINE_READY_TIMEOUT_S"] == "5400"

@@ -24,7 +24,7 @@ def main() -> int:
         gateways = [ours(), *peers(Path(directory), options.peer_bin)]
         rows = []
         print("warming up", file=sys.stderr, flush=True)
-        measure(gateways[0], tools, streams[:2], json_requests=300)  # else whoever is first would find a cold machine
+        measure(gateways[0], tools, streams[:2], json_requests=300)  # the first one would find a cold machine
         for done, gateway in enumerate(gateways):
             print(f"[{done + 1}/{len(gateways)}] {gateway.name} ({version(gateway)})", file=sys.stderr, flush=True)
             rows.append(measure(gateway, tools, streams))

@@ -65,7 +65,7 @@ async def storm(directory: Path, count: int) -> None:
 
 
 class Rest:
-    """A gateway at rest, as it says itself: nothing active, nothing waiting."""
+    """A gateway at rest by its own metrics: no request active, none queued."""
 
     def __init__(self, metrics: str, daemon: daemons.Daemon) -> None:
         self.active = _total(metrics, "api_active_requests") + _total(metrics, "api_queue_depth")

@@ -11,7 +11,7 @@ import trio
 
 from tests.engine_contract.raw import RESET_ON_CLOSE, post
 
-#: Streams under way at one time, and what the gateway has for them: some leave while they wait, a few are turned away.
+#: Streams under way at one time, and what the gateway has for them: some leave the queue, a few are shed.
 AT_ONCE = 64
 SLOTS = 32
 QUEUE = 28

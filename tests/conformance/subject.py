@@ -14,7 +14,7 @@ from tests.engine_contract.target import DIALECTS, Target
 from tests.fakes.engine import FakeEngine
 from tests.fakes.script import Behaviour
 
-#: Those that end with `[DONE]`, and whose usage comes in a chunk of its own for whoever asks for it.
+#: Those that end with `[DONE]`, and whose usage comes in a chunk of its own if the client asks for it.
 WITH_DONE = ("chat", "completions")
 
 #: Far longer than anything here takes; a wait that fails names what it waited for (seconds).

@@ -45,7 +45,8 @@ async def test_an_engines_5xx_is_an_error_of_the_dialect(subject: FakeSubject, d
 
 
 @every_dialect
-async def test_an_engine_that_does_not_begin_is_refused_in_time(subject: FakeSubject, dialect: str) -> None:
+async def test_silent_engine_is_refused_in_time(subject: FakeSubject, dialect: str) -> None:
+    """An engine that sends no head costs its client a 504 after the first-token deadline."""
     if subject.first_token_s is None:
         pytest.skip("GATEWAY_FIRST_TOKEN_S is not set")
     with trio.fail_after(subject.first_token_s + 5):
@@ -116,7 +117,8 @@ async def test_a_stream_without_its_done_is_broken(subject: FakeSubject, dialect
 
 
 @pytest.mark.parametrize("dialect", ["chat", "completions", "messages"])
-async def test_the_engines_own_error_passes_and_is_the_last_word(subject: FakeSubject, dialect: str) -> None:
+async def test_error_of_the_engine_is_the_last_event(subject: FakeSubject, dialect: str) -> None:
+    """The engine's own error event reaches the client, and nothing follows it."""
     behaviour = ONE_BY_ONE.but(fault=Fault(Kind.ERROR_EVENT, 4))
     subject.fake.script.next(behaviour)
     direct = await subject.directly(dialect)

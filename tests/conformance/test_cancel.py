@@ -47,7 +47,8 @@ async def test_a_client_that_leaves_in_mid_stream(subject: FakeSubject, dialect:
 
 
 @every_dialect
-async def test_a_client_that_leaves_an_answer_that_is_no_stream(subject: FakeSubject, dialect: str) -> None:
+async def test_client_leaves_a_whole_answer(subject: FakeSubject, dialect: str) -> None:
+    """A client that disconnects from an answer that is no stream aborts its request at the engine."""
     subject.fake.script.default = Behaviour(hold=trio.Event(), hold_at=6)
     async with subject.client() as client:
         await client.stream.send_all(subject.question(dialect, stream=False))

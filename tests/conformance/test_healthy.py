@@ -156,7 +156,8 @@ async def test_the_real_engines_usage(real: Subject, dialect: str) -> None:
 
 
 @pytest.mark.engine
-async def test_the_real_engine_one_dialect_after_the_other_on_one_connection(real: Subject) -> None:
+async def test_real_engine_on_one_connection(real: Subject) -> None:
+    """The real engine answers one dialect after another on one connection."""
     async with await real.gateway.connect() as client:
         await _one_after_the_other(real, client)
 

@@ -60,7 +60,7 @@ def listeners_are_as_intended(host: Host) -> None:
     found = {}
     for line in lines:
         columns = line.split()
-        # The socket's first holder is systemd; who answers there is the last.
+        # systemd holds the socket first; the last holder is the process that answers.
         names = re.findall(r'"([^"]+)"', columns[5])
         found[columns[3]] = next((name for name in names if name != "systemd"), names[0])
     # vLLM's worker, on ports that the kernel chooses: how PyTorch's processes find each other.

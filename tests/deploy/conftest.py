@@ -1,4 +1,4 @@
-"""What the sequences share: their fixtures, and what a failing step leaves behind for whoever looks for the reason.
+"""What the sequences share: their fixtures, and what a failing step leaves behind to find its reason by.
 
 A module says with its own fixture `host` what its sequence runs on, and with `built` how that is deployed.
 """

@@ -93,7 +93,7 @@ def _demonstrate(progress: Progress) -> int:
         print(f"{QUESTION} {answer}\n\n{_directions(host, listed)}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             signal.pause()
-        # Whoever is impatient is asked for a moment, or something would be left behind.
+        # Ctrl-C is ignored from here on: an interrupted removal would leave something behind.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         with _step(progress, "Removing it", REMOVAL_S):
             stack.close()
@@ -101,7 +101,7 @@ def _demonstrate(progress: Progress) -> int:
 
 
 def _occupied() -> str:
-    """Which port is in somebody's hands, in one sentence; empty if none is."""
+    """Which port another program uses, in one sentence; empty if none is in use."""
     for port in (GATEWAY, PROMETHEUS, PANELS):
         try:
             socket.create_server((LOOPBACK, port)).close()

@@ -79,7 +79,7 @@ def _driver(version: str) -> list[Package]:
         Package("nvidia-smi", version, files={"/usr/bin/nvidia-smi": _read("nvidia_smi.sh")}, fields=driver),
         Package(
             "nvidia-kernel-open-dkms", version, "dkms, nvidia-kernel-common",
-            # Before the real ones in everybody's path.
+            # Before the real ones in every PATH.
             {"/usr/local/sbin/modinfo": kmod, "/usr/local/sbin/modprobe": kmod},
             {"postinst": BUILD_POSTINST.replace("VERSION", upstream), "prerm": BUILD_PRERM},
             driver,

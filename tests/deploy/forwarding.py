@@ -15,7 +15,7 @@ from tests.deploy.serving import running
 #: <linux/sched.h>
 CLONE_NEWNET = 0x40000000
 
-#: Loopback and a cable without a length: who does not answer by then is not there (seconds).
+#: Loopback and a virtual cable: a server that does not answer by then does not run (seconds).
 CONNECT_S = 5.0
 
 CHUNK = 65536
@@ -59,7 +59,7 @@ class _Connection(socketserver.BaseRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        """Carry what comes from either side to the other, until both have said all; nobody behind it: hang up."""
+        """Carry data both ways until both sides have ended; close the connection if nothing listens behind it."""
         with contextlib.suppress(OSError):
             connect = self.server.inside.submit(socket.create_connection, self.server.to, CONNECT_S)
             with connect.result() as other:

@@ -149,7 +149,7 @@ class Host:
         return dict(line.partition("=")[::2] for line in lines)
 
     def save_journal(self, path: Path) -> None:
-        """Everything that the host has logged, and its failed units, for whoever looks for the reason."""
+        """Everything that the host has logged, and its failed units: to find the reason of a failure."""
         path.parent.mkdir(parents=True, exist_ok=True)
         failed = self.run("systemctl", "list-units", "--failed", "--no-legend", check=False).stdout
         journal = self.run("journalctl", "--no-pager", "--output=short-precise", check=False).stdout

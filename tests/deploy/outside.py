@@ -36,7 +36,7 @@ PIP_SECTIONS = ("global", "install", ":env:")
 
 #: apt's settings that name no file: proxies, and whether a mirror may be behind.
 APT_PLAIN = re.compile(r"Acquire::(https?::Proxy(::[^ ]+)?|Check-Valid-Until)$", re.IGNORECASE)
-#: apt's settings that name the files with which it shows who it is.
+#: apt's settings that name the files with which it authenticates itself.
 APT_FILES = re.compile(r"Acquire::https(::[^ ]+)?::Ssl(Cert|Key)$", re.IGNORECASE)
 #: apt's settings that name certificates to trust; they join those that the host trusts for everything.
 APT_TRUSTED = re.compile(r"Acquire::https(::[^ ]+)?::CaInfo$", re.IGNORECASE)
@@ -107,7 +107,7 @@ class Outside:
         return "".join(f'{name} "{value}";\n' for name, value in kept.items())
 
     def write(self, root: Path) -> None:
-        """Put all of it into the file system of a host that does not run yet; `binds` are left to whoever boots it."""
+        """Put all of it into the file system of a host that does not run yet; its caller mounts `binds`."""
         resolv = root / "etc/resolv.conf"
         resolv.unlink(missing_ok=True)
         resolv.write_text(self.resolv_conf)

@@ -94,7 +94,7 @@ def served(listen: tuple[str, int], prometheus: str) -> Iterator[str]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class calls it so)
-            """Nothing: the terminal belongs to whoever looks."""
+            """Nothing: the terminal is for the demo's own messages."""
 
     with http.server.ThreadingHTTPServer(listen, Handler) as server, running(server):
         yield f"http://{listen[0]}:{server.server_port}"

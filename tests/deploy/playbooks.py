@@ -14,7 +14,7 @@ from tests.deploy.host import Host, inventory
 REPOSITORY = Path(__file__).parents[2]
 ANSIBLE = REPOSITORY / "ansible"
 
-#: For whoever looks for the reason of a failure.
+#: Kept to find the reason of a failure.
 LOGS = REPOSITORY / "build" / "deploy"
 
 #: Installing vLLM takes minutes on a slow line; nothing else here comes near it (seconds).

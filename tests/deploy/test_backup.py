@@ -45,7 +45,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", 8000), Handler).serve_forever()
 """
 
-#: Whether Grafana knows whom standard input names, in the words of an Authorization header.
+#: Whether Grafana accepts the credentials on standard input, given as an Authorization header.
 ASK_GRAFANA = """\
 import sys, urllib.error, urllib.request
 
@@ -62,7 +62,7 @@ SCRAPES_S = 60.0
 
 
 def without_vllm(host: Host, deployment: Deployment, kept: Path, instance: str) -> Deployment:
-    """The inventory of a host whose engine is somebody else's, and which leaves Grafana's password to the playbook."""
+    """The inventory of a host without an engine of its own, which leaves Grafana's password to the playbook."""
     for name in ("vllm_instances", "vllm_hf_token", "vllm_device", "grafana_admin_password"):
         del deployment.variables[name]
     deployment.variables.update(
@@ -103,7 +103,7 @@ def first(host: Host, kept: Path) -> Iterator[Deployment]:
 
 @pytest.fixture(scope="module")
 def archive(first: Deployment, kept: Path) -> Path:
-    """Its archive, made after it has worked for a while and somebody has changed something."""
+    """Its archive, made after it has worked for a while and its data has changed."""
     host = first.host
     host.run("mkdir", "--parents", "/var/lib/grafana/plugins/a-plugin")
     host.run("install", "--directory", "--owner=sluicegate", "--group=sluicegate", str(Path(DIAGNOSTICS).parent))
@@ -162,7 +162,8 @@ def made_at(archive: Path) -> float:
         return float(json.load(manifest)["made_at_s"])
 
 
-def test_a_password_is_generated_and_only_its_place_is_shown(first: Deployment) -> None:
+def test_password_is_generated_and_not_shown(first: Deployment) -> None:
+    """The play generates a password and shows only where it is stored."""
     password = password_of(first.host)
     assert len(password) >= 32
     assert admitted(first.host, password)
@@ -205,9 +206,10 @@ def test_check_mode_saves_nothing(archive: Path, first: Deployment, kept: Path) 
         ("newer data", "was written after the archive was made"),
     ],
 )
-def test_a_restore_that_would_lose_something_stops_before_any_change(
+def test_restore_that_would_lose_data_stops(
     mistake: str, sentence: str, archive: Path, first: Deployment, tmp_path: Path
 ) -> None:
+    """The restore stops before any change if it would lose something."""
     given = {
         "no archive": lambda: Path("/nowhere.tar"),
         "damaged": lambda: _damaged(archive, tmp_path),
@@ -222,7 +224,8 @@ def test_a_restore_that_would_lose_something_stops_before_any_change(
     assert run.changed == []
 
 
-def test_a_host_keeps_its_data_if_the_archive_cannot_be_unpacked(first: Deployment, tmp_path: Path) -> None:
+def test_host_keeps_its_data_on_a_bad_archive(first: Deployment, tmp_path: Path) -> None:
+    """If the archive cannot be unpacked, the host keeps the data it had."""
     before = time.time()
     scraped(first.host, "first", before)
     manifest = {"format": STATE["state_format"], "host": "gpu1", "parts": ["prometheus"]}
@@ -268,7 +271,8 @@ def test_grafana_has_the_first_hosts_password_and_key(moved: Deployment, first: 
     assert moved.host.output("ls", "/var/lib/grafana/plugins") == "a-plugin\n"
 
 
-def test_prometheus_has_the_first_hosts_series_and_goes_on(moved: Deployment, archive: Path) -> None:
+def test_prometheus_has_the_old_series_and_goes_on(moved: Deployment, archive: Path) -> None:
+    """Prometheus has the first host's series and goes on scraping."""
     scraped(moved.host, "first", made_at(archive) - 1)
     eventually(lambda: scraped(moved.host, "second", time.time()), SCRAPES_S)
 
@@ -278,19 +282,22 @@ def test_the_gateways_files_are_there_and_belong_to_it(moved: Deployment) -> Non
     assert moved.host.output("stat", "--format=%U", DIAGNOSTICS) == "sluicegate\n"
 
 
-def test_a_restore_leaves_nothing_of_what_was_there_before(moved: Deployment) -> None:
+def test_restore_leaves_no_leftovers(moved: Deployment) -> None:
+    """The restore leaves nothing of the replaced data and none of its temporary files."""
     assert moved.host.output("find", "/var/lib", "/etc", "/var/tmp", "-name", "*.before-restore") == ""
     assert moved.host.output("find", "/var/tmp", "-name", "sluicegate-*") == ""
 
 
-def test_a_second_restore_asks_before_it_replaces_what_came_since(moved: Deployment, archive: Path) -> None:
+def test_second_restore_asks_first(moved: Deployment, archive: Path) -> None:
+    """A second restore asks before it replaces data written since the archive was made."""
     run = moved.play("restore", "--extra-vars", f"backup_archive={archive}", log="backup-6-again")
     assert run.status != 0
     assert "was written after the archive was made" in said(run)
     assert run.changed == []
 
 
-def test_site_changes_nothing_that_was_restored_but_a_password_of_the_inventory(moved: Deployment) -> None:
+def test_site_keeps_what_was_restored(moved: Deployment) -> None:
+    """The site playbook changes only the password, which the inventory sets."""
     variables = json.dumps({"grafana_admin_password": PASSWORD})
     tags = "gateway,prometheus,grafana"
     run = moved.play("site", "--tags", tags, "--extra-vars", variables, log="backup-7-site").succeeded()

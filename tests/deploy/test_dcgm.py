@@ -69,7 +69,8 @@ def standin(name: str) -> Package:
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_a_stand_in_has_the_relations_of_the_real_package(name: str) -> None:
+def test_stand_in_has_the_real_relations(name: str) -> None:
+    """A stand-in has the dependencies and conflicts of the real package."""
     known, package = PACKAGES["packages"][name], standin(name)
     assert package.fields["Maintainer"] == PACKAGES["packages"]["maintainer"]
     assert package.version.startswith(f"{PACKAGES['packages']['epoch']}:")
@@ -86,13 +87,15 @@ def test_a_stand_in_has_the_relations_of_the_real_package(name: str) -> None:
         assert relations(package.fields["Provides"]) == [known["provides"]]
 
 
-def test_the_profiling_module_is_in_the_proprietary_package_alone() -> None:
+def test_profiling_module_is_proprietary() -> None:
+    """The profiling module is in the proprietary package alone."""
     module = PACKAGES["proprietary"]["module"]
     having = [p.name for p in packages.dcgm_packages() if any(path.endswith(module) for path in p.files)]
     assert having == PACKAGES["proprietary"]["packages"][:1]
 
 
-def test_neither_a_stand_in_nor_the_real_package_starts_its_service() -> None:
+def test_packages_do_not_start_the_service() -> None:
+    """Neither a stand-in nor the real package starts its service."""
     scripts = PACKAGES["scripts"]
     assert not any(scripts[what] for what in ("starts_its_service", "enables_its_service", "stops_its_service"))
     for package in packages.dcgm_packages():
@@ -132,7 +135,7 @@ def test_the_drop_in_gives_flags_that_there_are() -> None:
     assert flags["-f"] == "/etc/dcgm-exporter/sluicegate-counters.csv"
 
 
-def test_the_drop_in_has_it_tried_again_for_as_long_as_it_takes() -> None:
+def test_drop_in_retries_without_limit() -> None:
     """The real one exits with 1 while the host engine does not listen, and NVIDIA's unit tries that once."""
     assert EXPORTER_FACTS["behaviour"]["host_engine_does_not_listen"] == "exits with 1"
     found = {line.key: line.value for line in units.lines(DROPIN)}
@@ -140,7 +143,8 @@ def test_the_drop_in_has_it_tried_again_for_as_long_as_it_takes() -> None:
     assert found["PartOf"] == found["After"] == found["Wants"] == PACKAGES["unit"]["name"]
 
 
-def test_the_counters_are_in_the_form_that_the_exporter_reads() -> None:
+def test_counters_are_in_the_exporters_form() -> None:
+    """The exporter can read the file of counters: three fields a row, with a known type."""
     lines = [line for line in COUNTERS.read_text().splitlines() if line.strip() and not line.startswith("#")]
     assert lines
     for row in csv.reader(lines):
@@ -148,7 +152,8 @@ def test_the_counters_are_in_the_form_that_the_exporter_reads() -> None:
         assert row[1].strip() in ("gauge", "counter", "label"), row
 
 
-def test_the_repository_and_its_key_are_those_of_the_distribution(tmp_path: Path) -> None:
+def test_repository_and_key_of_the_distribution(tmp_path: Path) -> None:
+    """Each distribution gets its own repository and key."""
     known = PACKAGES["repositories"]
     keys = {name: key for name, key in known["keys"].items() if name != "source"}
     hosts = {name: _platform(name) for name in keys}
@@ -262,7 +267,7 @@ def test_dcgm_3_gives_way(playing: Playing) -> None:
 
 
 @pytest.mark.deploy
-def test_profiling_fields_come_to_a_host_that_had_dcgm_without_them(playing: Playing) -> None:
+def test_profiling_fields_come_to_an_old_host(playing: Playing) -> None:
     """As where it was installed with --no-install-recommends: apt adds nothing to packages that are there."""
     host = playing.host
     host.run("apt-get", "purge", "--yes", "datacenter-gpu-manager-4-proprietary*")
@@ -300,7 +305,8 @@ def test_the_exporter_waits_for_the_host_engine(playing: Playing) -> None:
 
 
 @pytest.mark.deploy
-def test_the_exporter_comes_back_after_a_crash_of_the_host_engine(playing: Playing) -> None:
+def test_exporter_survives_a_crash_of_the_engine(playing: Playing) -> None:
+    """The exporter comes back after a crash of the host engine."""
     host = playing.host
     before = {unit: _pid(host, unit) for unit in (ENGINE, EXPORTER)}
     host.run("kill", "-s", "ABRT", before[ENGINE])
@@ -377,7 +383,7 @@ def gpus(playing: Playing) -> Playing:
         text = f"[Service]\nExecStart=/bin/sh -c 'exec {opened}; exec sleep infinity'\n"
         (etc / unit).write_text(text + ("[Unit]\nRequires=sluicegate.socket\n" if "sluicegate" in unit else ""))
     (etc / "sluicegate.socket").write_text("[Socket]\nListenStream=127.0.0.1:8080\n")
-    # An engine that the fault has brought down: it starts on a GPU that was reset, and was tried too often before.
+    # An engine that the fault has stopped: it needs a GPU that was reset, and has reached its limit of starts.
     (etc / "vllm@fallen.service").write_text(
         "[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=1\n[Service]\n"
         "ExecStartPre=test -e /run/nvidia-smi.resets\nExecStart=sleep infinity\n"
@@ -464,7 +470,7 @@ def test_a_gpu_is_reset(gpus: Playing) -> None:
     assert stopped[1:] == sorted(stopped[1:])
     assert max(stopped) < float(at) < min(started)
     assert started == sorted(started)
-    # An engine on another GPU goes on, one that had failed is back.
+    # An engine on another GPU keeps running; one that had failed runs again.
     after = _pids(host)
     assert {unit for unit in after if after[unit] == before[unit]} == {"vllm@other.service"}
     assert {_state(host, unit) for unit in (*IN_ORDER, "vllm@other.service", "vllm@fallen.service")} == {"active"}
@@ -477,7 +483,8 @@ def _moment(host: Host, unit: str, message: str) -> float:
 
 
 @pytest.mark.deploy
-def test_what_was_stopped_is_started_again_after_a_reset_that_failed(gpus: Playing) -> None:
+def test_failed_reset_starts_everything_again(gpus: Playing) -> None:
+    """After a reset that failed, the services that were stopped run again."""
     host, before = gpus.host, _pids(gpus.host)
     host.run("touch", "/run/nvidia-smi.broken")
     run = gpus.reset("-e", "gpu=GPU-bbbbbbbb-1111", log="broken")

@@ -65,13 +65,15 @@ def test_host_is_a_debian_13(host: Host) -> None:
     assert host.output("/usr/bin/python3", "--version").startswith("Python 3.13.")
 
 
-def test_check_mode_works_on_a_fresh_host_and_changes_nothing(deployment: Deployment) -> None:
+def test_check_mode_changes_nothing(deployment: Deployment) -> None:
+    """Check mode works on a fresh host and leaves it as it is."""
     run = deployment.play("site", "--check", "--diff", log="1-check-fresh").succeeded()
     assert run.changed, "check mode predicts nothing for a host on which everything is to be built"
     assert snapshot.take(deployment.host).changes(deployment.fresh) == []
 
 
-def test_branch_that_nvidia_has_not_for_debian_13_stops_in_preflight(deployment: Deployment) -> None:
+def test_branch_unknown_for_debian_13_is_refused(deployment: Deployment) -> None:
+    """Preflight stops at a branch that NVIDIA does not offer for Debian 13."""
     wanted = {"nvidia_driver_manage": True, "nvidia_driver_branch": "580"}
     run = deployment.play("site", "--extra-vars", json.dumps(wanted), log="0-bad-branch")
     assert run.status != 0
@@ -109,7 +111,7 @@ def test_unit_is_sandboxed(built: Deployment, unit: str, limit: float) -> None:
     checks.sandboxed(built.host, unit, limit)
 
 
-def test_systemd_257_finds_nothing_to_say_about_the_units(built: Deployment) -> None:
+def test_systemd_257_reports_nothing_of_the_units(built: Deployment) -> None:
     """Neither a directive that it does not know nor one that it will drop, as they are on the host or as they load."""
     # Manuals are not what a server installs.
     verified = built.host.run("systemd-analyze", "verify", "--man=no", *ALL_UNITS, check=False)
@@ -120,7 +122,7 @@ def test_systemd_257_finds_nothing_to_say_about_the_units(built: Deployment) -> 
     assert [line for line in said if any(unit.partition(".")[0] in line for unit in ALL_UNITS)] == []
 
 
-def test_systemd_257_accepts_the_units_that_this_host_does_not_have(host: Host) -> None:
+def test_systemd_257_accepts_the_other_units(host: Host) -> None:
     """vLLM's and Open WebUI's, with everything that they start there as empty programs."""
     place = host.root / "var/tmp/units"
     units.install(place)
@@ -134,7 +136,7 @@ def test_systemd_257_accepts_the_units_that_this_host_does_not_have(host: Host) 
         host.run(*analyze, "security", "--offline=true", "--threshold=30", service)
 
 
-def test_every_package_of_the_cpu_engine_exists_for_python_3_13(built: Deployment) -> None:
+def test_packages_exist_for_python_3_13(built: Deployment) -> None:
     """What the role vllm would install here without a GPU, as far as a dry run tells."""
     (built.host.root / "var/tmp/pins.txt").write_text(f"{pins()}torch=={CPU_TORCH}\n")
     install = ("/opt/uv/bin/uv", "pip", "install", "--python", "/opt/uv/bin/python", "--no-cache", "--no-deps")
@@ -142,12 +144,14 @@ def test_every_package_of_the_cpu_engine_exists_for_python_3_13(built: Deploymen
     assert re.search(r"^ \+ torch==", found.stderr, re.MULTILINE), found.stderr
 
 
-def test_no_unit_has_failed_and_listeners_are_as_intended(built: Deployment) -> None:
+def test_units_and_listeners_are_as_intended(built: Deployment) -> None:
+    """No unit has failed, and the listeners are those intended."""
     checks.no_unit_has_failed(built.host)
     checks.listeners_are_as_intended(built.host)
 
 
-def test_prometheus_of_debian_13_scrapes_and_evaluates_everything(built: Deployment, prometheus: Prometheus) -> None:
+def test_prometheus_scrapes_and_evaluates(built: Deployment, prometheus: Prometheus) -> None:
+    """Debian 13's Prometheus scrapes every target and evaluates every rule."""
     assert prometheus.get("status/buildinfo")["version"].startswith("2.53.")
     checks.all_targets_are_up(prometheus)
     checks.all_rules_are_loaded(prometheus)

@@ -112,7 +112,7 @@ def stopped(deployment: Deployment) -> dict[Path, playbooks.Run]:
 
 @pytest.mark.parametrize("path", BAD_INVENTORIES, ids=lambda path: path.stem)
 def test_bad_inventory_stops_in_preflight(stopped: dict[Path, playbooks.Run], path: Path) -> None:
-    """Each is an inventory with one mistake in it, whose first line is the sentence that it deserves."""
+    """Each is an inventory with one mistake; its first line is the sentence that the play must print."""
     sentence = SENTENCE.match(path.read_text())
     assert sentence, f"{path.name} does not say what it stops with"
     run = stopped[path]
@@ -125,7 +125,8 @@ def test_bad_inventories_have_changed_nothing(deployment: Deployment, stopped: d
     assert snapshot.take(deployment.host).changes(deployment.fresh) == []
 
 
-def test_check_mode_works_on_a_fresh_host_and_changes_nothing(deployment: Deployment) -> None:
+def test_check_mode_changes_nothing(deployment: Deployment) -> None:
+    """Check mode works on a fresh host and leaves it as it is."""
     run = deployment.play("site", "--check", "--diff", log="1-check-fresh").succeeded()
     assert run.changed, "check mode predicts nothing for a host on which everything is to be built"
     assert snapshot.take(deployment.host).changes(deployment.fresh) == []
@@ -165,7 +166,8 @@ def test_listeners_are_exactly_as_intended(built: Deployment) -> None:
     checks.listeners_are_as_intended(built.host)
 
 
-def test_only_the_gateway_and_ssh_can_be_reached_from_outside(built: Deployment) -> None:
+def test_only_gateway_and_ssh_are_reachable(built: Deployment) -> None:
+    """From outside, only the ports of SSH and the gateway accept a connection."""
     reachable = []
     for port in sorted({int(address.rpartition(":")[2]) for address in LISTENERS}):
         probe = ["curl", "--silent", "--max-time", "1", f"telnet://{built.host.network.host}:{port}"]
@@ -188,13 +190,14 @@ def test_secret_is_readable_by_nobody_else(built: Deployment, path: str) -> None
     assert SECRETS[path] in built.host.output("cat", path)
     for account in ("nobody", *ACCOUNTS):
         as_account = ("runuser", "-u", account, "--", "cat")
-        built.host.run(*as_account, "/etc/hostname")  # it can read what is everybody's
+        built.host.run(*as_account, "/etc/hostname")  # it can read what every user may read
         result = built.host.run(*as_account, path, check=False)
         refused = result.returncode != 0 and "Permission denied" in result.stderr
         assert refused or path.startswith(OWN_SECRETS.get(account, "nowhere")), f"{account} can read {path}"
 
 
-def test_no_secret_is_in_an_environment_a_command_line_or_the_journal(built: Deployment) -> None:
+def test_no_secret_leaks(built: Deployment) -> None:
+    """No secret is in an environment, a command line or the journal."""
     assert leaks.search_finds_a_planted_text(built.host)
     for path in ("/etc/vllm/credentials/hf-token", "/etc/grafana/credentials/admin-password"):
         secret = built.host.output("cat", path).strip()
@@ -250,7 +253,8 @@ def test_reload_applies_a_new_limit_and_drops_no_stream(built: Deployment, gatew
     assert built.host.show("sluicegate.service", "NRestarts")["NRestarts"] == "0"
 
 
-def test_refused_configuration_leaves_the_old_one_and_says_so(built: Deployment, gateway: Gateway) -> None:
+def test_refused_configuration_keeps_the_old_one(built: Deployment, gateway: Gateway) -> None:
+    """A reload with an invalid configuration fails, names the error and keeps the old configuration."""
     host = built.host
     _configure(host, "max_active = 3", "max_active = 0")
     result = host.run("systemctl", "reload", "sluicegate.service", check=False)
@@ -263,7 +267,7 @@ def test_refused_configuration_leaves_the_old_one_and_says_so(built: Deployment,
     eventually(lambda: _has(gateway, "api_max_active", 2), GATEWAY_S)
 
 
-def test_requests_that_wait_for_the_gateway_to_start_are_served(built: Deployment, gateway: Gateway) -> None:
+def test_early_requests_are_served(built: Deployment, gateway: Gateway) -> None:
     """Their connections wait in systemd's socket, which starts the gateway, and the engine has not been probed yet."""
     built.host.run("systemctl", "stop", "sluicegate.service")
     with ThreadPoolExecutor(EARLY) as pool:
@@ -285,7 +289,8 @@ def test_wedged_gateway_is_restarted_by_the_watchdog(built: Deployment, gateway:
     assert "Watchdog timeout" in built.host.output("journalctl", "--no-pager", "--unit=sluicegate.service")
 
 
-def test_killed_engine_is_back_and_the_gateway_says_503_meanwhile(built: Deployment, gateway: Gateway) -> None:
+def test_killed_engine_is_restarted(built: Deployment, gateway: Gateway) -> None:
+    """systemd restarts a killed engine, and the gateway answers 503 in the meantime."""
     built.host.run("systemctl", "kill", "--signal=KILL", "vllm@main.service")
 
     def down() -> None:
@@ -304,11 +309,12 @@ def test_a_final_failure_saves_diagnostics(built: Deployment, gateway: Gateway) 
     assert host.run("systemctl", "restart", "sluicegate.service", check=False).returncode != 0
 
     def saved() -> str:
-        found = host.output("find", "/var/lib/sluicegate/diagnostics", "-type", "f").split()
-        assert found, "no diagnostics"
+        # In this order: a file that is still being written has another name.
         assert (
             host.show("sluicegate-diagnostics@sluicegate.service.service", "ActiveState")["ActiveState"] == "inactive"
         )
+        found = host.output("find", "/var/lib/sluicegate/diagnostics", "-type", "f").split()
+        assert found, "no diagnostics"
         return found[-1]
 
     path = eventually(saved, GATEWAY_S)

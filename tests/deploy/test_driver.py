@@ -96,7 +96,8 @@ def refused(run: playbooks.Run) -> str:
     return task.message
 
 
-def test_a_driver_of_the_distribution_is_refused_before_anything_changes(driver: Driver) -> None:
+def test_distributions_driver_is_refused(driver: Driver) -> None:
+    """The role refuses a driver of the distribution before it changes anything."""
     run = driver.play("foreign")
     assert re.search(r"do not come from NVIDIA's repository \(libcuda1\).*apt-get purge libcuda1", refused(run))
     assert run.changed == []
@@ -109,7 +110,8 @@ def test_check_mode_on_the_fresh_host_changes_nothing(driver: Driver) -> None:
     assert snapshot.take(driver.host).changes(before) == []
 
 
-def test_the_driver_is_not_built_while_a_newer_kernel_waits_for_a_reboot(driver: Driver) -> None:
+def test_newer_kernel_needs_a_reboot_first(driver: Driver) -> None:
+    """The role does not build the driver while a newer kernel is installed but not booted."""
     driver.apt("install", "linux-image-999.1.0-1-amd64")
     said = refused(driver.play("reboot", nvidia_driver_reboot=False))
     assert "must be rebooted" in said
@@ -118,19 +120,22 @@ def test_the_driver_is_not_built_while_a_newer_kernel_waits_for_a_reboot(driver:
     driver.apt("purge", "linux-image-999.1.0-1-amd64")
 
 
-def test_the_first_run_installs_nvidias_driver_of_the_branch(driver: Driver) -> None:
+def test_first_run_installs_the_driver(driver: Driver) -> None:
+    """The first run installs NVIDIA's driver of the branch."""
     driver.play("first").succeeded()
     for package in ("nvidia-driver-cuda", "nvidia-kernel-open-dkms", "libcuda1", "nvidia-smi", "nvidia-persistenced"):
         assert driver.version(package) == VERSION, package
 
 
-def test_a_second_run_refuses_nothing_and_changes_nothing(driver: Driver) -> None:
+def test_second_run_changes_nothing(driver: Driver) -> None:
+    """The second run refuses nothing and changes nothing."""
     maintainer = driver.host.output("dpkg-query", "--show", "--showformat=${Maintainer}", "libcuda1")
     assert maintainer == VENDOR["maintainers"]["nvidia_for_ubuntu"]["text"]
     assert driver.play("second").succeeded().changed == []
 
 
-def test_the_distributions_driver_of_the_same_branch_is_kept_out(driver: Driver) -> None:
+def test_distributions_driver_is_kept_out(driver: Driver) -> None:
+    """apt keeps NVIDIA's driver although the distribution offers a higher version of the same branch."""
     policy = driver.host.output("apt-cache", "policy", "libcuda1")
     # It is offered, it is higher, and NVIDIA's own pin by version takes it for one of the branch.
     assert HIGHER in policy
@@ -139,7 +144,8 @@ def test_the_distributions_driver_of_the_same_branch_is_kept_out(driver: Driver)
     assert driver.version("libcuda1") == VERSION
 
 
-def test_persistence_mode_is_on_and_stays_so_after_a_restart(driver: Driver) -> None:
+def test_persistence_mode_survives_a_restart(driver: Driver) -> None:
+    """Persistence mode is on and stays on after a restart of the daemon."""
     vendors = driver.host.output("cat", "/usr/lib/systemd/system/nvidia-persistenced.service")
     assert "--no-persistence-mode" in vendors
     driver.host.run("systemctl", "restart", "nvidia-persistenced.service")
@@ -161,7 +167,8 @@ def test_headers_came_by_meta_package(driver: Driver) -> None:
     assert [name for name in manual if re.match(r"linux-headers-\d", name)] == []
 
 
-def test_debians_contrib_was_enabled_beside_the_hosts_own_sources(driver: Driver) -> None:
+def test_contrib_is_enabled(driver: Driver) -> None:
+    """Debian's contrib is enabled beside the host's own sources, which stay as they were."""
     policy = driver.host.output("apt-cache", "policy", "nvidia-support")
     assert "/contrib" in policy
     assert driver.version("nvidia-support") != ""
@@ -170,7 +177,8 @@ def test_debians_contrib_was_enabled_beside_the_hosts_own_sources(driver: Driver
     assert {path: now[path] for path in own} == {path: driver.before.files[path] for path in own}
 
 
-def test_a_driver_whose_repository_is_gone_is_not_taken_for_the_distributions(driver: Driver) -> None:
+def test_driver_without_its_repository_is_nvidias(driver: Driver) -> None:
+    """A driver whose repository is gone does not count as the distribution's."""
     driver.host.run("mv", "/etc/apt/sources.list.d/nvidia-cuda.sources", "/root/")
     driver.host.run("apt-get", "--quiet", "update")
     driver.play("gone", tasks="preflight").succeeded()
@@ -178,13 +186,15 @@ def test_a_driver_whose_repository_is_gone_is_not_taken_for_the_distributions(dr
     driver.host.run("apt-get", "--quiet", "update")
 
 
-def test_the_key_for_secure_boot_is_not_asked_for_without_efi(driver: Driver) -> None:
+def test_secure_boot_needs_efi(driver: Driver) -> None:
+    """Without EFI the role asks for no Secure Boot key."""
     run = driver.play("secure-boot", tasks="secure_boot").succeeded()
     assert run.changed == []
     assert any("without Secure Boot" in task.message for task in run.tasks)
 
 
-def test_the_key_for_secure_boot_is_the_one_that_dkms_would_make(driver: Driver) -> None:
+def test_secure_boot_key_is_the_one_of_dkms(driver: Driver) -> None:
+    """The role makes the Secure Boot key that DKMS would make, and makes it once."""
     driver.apt("install", "openssl")
     vendor = VENDOR["dkms"]["debian"]
     assert driver.play("mok", tasks="mok").succeeded().changed != []
@@ -196,7 +206,8 @@ def test_the_key_for_secure_boot_is_the_one_that_dkms_would_make(driver: Driver)
     assert driver.play("mok-again", tasks="mok").succeeded().changed == []
 
 
-def test_removal_leaves_the_driver_and_nothing_else_of_ours(driver: Driver) -> None:
+def test_removal_leaves_the_driver(driver: Driver) -> None:
+    """Removal leaves the driver and, of the role's files, only the one that keeps nouveau off."""
     driver.play("uninstall", tasks="uninstall").succeeded()
     assert driver.version("nvidia-driver-cuda") == VERSION
     left = [path for path in snapshot.take(driver.host).files if "sluicegate" in path]

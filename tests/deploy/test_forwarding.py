@@ -48,14 +48,16 @@ def _said(address: Address, text: bytes) -> bytes:
         return _whole(connection)
 
 
-def test_all_that_is_said_arrives_and_the_ends_of_both_sides_too(upper: Address) -> None:
+def test_all_data_and_both_ends_arrive(upper: Address) -> None:
+    """The forwarder passes on all data and the end of either side."""
     long = b"a" * 1_000_000
     with forwarded((LOOPBACK, 0), upper) as address:
         assert address != upper
         assert [_said(address, b"one"), _said(address, long)] == [b"ONE", long.upper()]
 
 
-def test_connection_to_nobody_is_hung_up_and_the_next_is_taken(upper: Address) -> None:
+def test_connection_to_nobody_is_closed(upper: Address) -> None:
+    """If nobody listens, the forwarder closes the connection and accepts the next one."""
     with socket.create_server((LOOPBACK, 0)) as gone:
         nobody = gone.getsockname()
     with forwarded((LOOPBACK, 0), nobody) as address:

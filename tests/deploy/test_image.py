@@ -8,9 +8,8 @@ from tests.deploy import image
 from tests.deploy.outside import Outside
 
 
-def test_each_suite_has_an_image_and_making_one_removes_only_what_no_suite_uses(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_each_suite_has_an_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Making an image removes only old images that no suite uses."""
     made = []
 
     def make(root: Path, suite: str, outside: Outside) -> None:

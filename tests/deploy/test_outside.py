@@ -69,14 +69,15 @@ def test_a_constraints_file_brings_those_that_it_names(files: dict[str, str]) ->
 @pytest.mark.parametrize(
     "setting", ["requirement", "editable", "target", "prefix", "root", "src", "cache-dir", "log", "report", "python"]
 )
-def test_a_setting_that_the_host_cannot_follow_is_left_out(setting: str, tmp_path: Path) -> None:
+def test_setting_that_does_not_apply_is_left_out(setting: str, tmp_path: Path) -> None:
+    """A setting that the host cannot follow does not reach its pip.conf."""
     outside = Outside(pip={setting: str(tmp_path), "timeout": "180"})
     assert set(settings(outside.pip_conf)) == {"timeout", "cert"}
     assert outside.binds == []
 
 
-def test_no_setting_of_this_pip_that_names_a_file_passes_as_it_is() -> None:
-    """A later pip may have more of them: they are left out until somebody has decided."""
+def test_settings_that_name_files_are_handled() -> None:
+    """A later pip may have more of them: they are left out until a list here names them."""
     text = subprocess.run([sys.executable, "-m", "pip", "install", "--help"], capture_output=True, text=True).stdout
     paths = set(PATHS.findall(text))
     assert {"constraint", "requirement", "cert", "client-cert", "find-links", "cache-dir"} <= paths
@@ -91,7 +92,8 @@ def test_certificates_are_the_hosts_own(tmp_path: Path) -> None:
     }
 
 
-def test_uv_gets_the_sources_of_pip_and_no_path_that_leads_nowhere(files: dict[str, str], tmp_path: Path) -> None:
+def test_uv_gets_the_sources_of_pip(files: dict[str, str], tmp_path: Path) -> None:
+    """uv gets pip's sources, except paths that do not exist."""
     nowhere = tmp_path / "nowhere"
     pip = {
         "find-links": f"{files['directory']} {nowhere} https://example.org/links",
@@ -127,7 +129,8 @@ def test_a_mirror_on_the_disk_comes_along(tmp_path: Path) -> None:
     assert Outside(debian=f"file://{tmp_path}").binds == [tmp_path]
 
 
-def test_the_environment_wins_over_the_files_and_install_over_global() -> None:
+def test_precedence_of_pip_settings() -> None:
+    """The environment wins over the files, and install over global."""
     listed = """\
 :env:.find-links='/from/the/environment'
 global.constraint='/etc/constraints.txt'
@@ -143,7 +146,7 @@ freeze.timeout='10'
     }
 
 
-def test_everything_that_this_machine_is_told_comes_along() -> None:
+def test_configuration_of_this_machine_is_shared() -> None:
     """Whatever this machine's configuration names that is there, the host sees."""
     outside = look()
     words = [word for value in settings(outside.pip_conf).values() for word in value.split()]
@@ -155,7 +158,8 @@ def test_everything_that_this_machine_is_told_comes_along() -> None:
 
 
 @pytest.mark.parametrize("release", ["bookworm", "trixie"])
-def test_the_mirror_is_found_whatever_release_this_machine_runs(release: str) -> None:
+def test_mirror_is_found_for_any_release(release: str) -> None:
+    """The mirror is found whatever release this machine runs."""
     targets = (
         f"Grafana stable https://apt.example/\nDebian {release}-security http://security.example/debian-security/\n"
         f"Debian {release} file:/srv/debian/\nDebian {release} cdrom:[Debian]/\n"

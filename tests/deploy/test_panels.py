@@ -40,7 +40,8 @@ def test_every_expression_of_a_panel_is_in_a_graph() -> None:
     assert texts <= {each.text for each in expressions()}
 
 
-def test_page_lists_all_and_each_path_leads_to_its_graphs() -> None:
+def test_page_leads_to_every_dashboard() -> None:
+    """The page lists every dashboard, and each path leads to the dashboard's graphs."""
     with panels.served(("127.0.0.1", 0), PROMETHEUS) as url, httpx2.Client(base_url=url) as client:
         links = [html.unescape(link) for link in re.findall('href="([^"]+)"', client.get("/").text)]
         boards = panels.dashboards()

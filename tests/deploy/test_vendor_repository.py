@@ -56,7 +56,8 @@ def resolved(role: str, name: str, platform: tuple[str, str]) -> str:
 
 @pytest.mark.parametrize("platform", PLATFORMS, ids=" ".join)
 @pytest.mark.parametrize("role", ["nvidia_driver", "dcgm_exporter"])
-def test_repository_and_key_are_those_of_the_distribution(role: str, platform: tuple[str, str]) -> None:
+def test_repository_and_key_of_the_distribution(role: str, platform: tuple[str, str]) -> None:
+    """Each platform gets NVIDIA's repository and key for its distribution."""
     directory, key, _ = PLATFORMS[platform]
     assert resolved(role, f"{role}_repository_url", platform).rstrip("/") == f"{BASE}/{directory}/x86_64"
     assert resolved(role, f"{role}_repository_key_url", platform) == key

@@ -41,7 +41,7 @@ class Gateway:
         return {series: float(value) for series, value in lines}
 
     def status(self, path: str) -> int:
-        """The status of a GET, or 0 if nobody answers."""
+        """The status of a GET, or 0 if no answer comes."""
         try:
             return httpx2.get(f"{self.url}{path}", timeout=PATIENCE_S).status_code
         except httpx2.TransportError:
@@ -113,7 +113,7 @@ def _visitor(gateway: Gateway, number: int, deadline: float) -> Counter[str]:
                 seen[_ask(gateway, "/v1/completions", {"prompt": "Once upon a time", "max_tokens": TOKENS})] += 1
             case "nonsense":
                 seen[_ask(gateway, CHAT, {"messages": "none", "max_tokens": -1})] += 1
-        # Whoever is turned away comes back after a moment, not at once.
+        # A client whose request was refused waits a moment before it asks again.
         time.sleep(chance.uniform(0.1, 1.0))
     return seen
 

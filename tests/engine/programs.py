@@ -16,7 +16,7 @@ END_S = 60.0
 
 
 class Program:
-    """`sluicegate` with these arguments. Its standard error goes to a file, for those who look into a failure."""
+    """`sluicegate` with these arguments. Its standard error goes to a file, to find the reason of a failure."""
 
     def __init__(self, arguments: list[str], environ: dict[str, str], errors: Path) -> None:
         self.errors = errors

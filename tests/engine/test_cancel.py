@@ -31,7 +31,7 @@ GONE_S = 0.5
 #: More than any test here lets the model write, so that no answer is over before its client leaves.
 ENDLESS = 1800
 
-#: Whoever else works on the machine can hold all of us up for half a second now and then, though not each time.
+#: Other programs on the machine can delay the test for half a second now and then, though not each time.
 ATTEMPTS = 3
 
 #: Lets a client leave in one situation; how long each trace of it lasted.
@@ -136,7 +136,7 @@ async def in_the_queue(engine: Target, way: str) -> list[Latency]:
             await entered(running, active=1, waiting=1)
             first = await leave(running, engine, leaver, 1, lambda numbers: numbers.running == 1)
             assert running.outcomes() == {"client_gone_queued": 1}
-            # Whom it left behind is served on, and nobody has taken its slot away.
+            # The other client is served on and has kept its slot.
             await holder.until_events(20)
             second = await leave(running, engine, holder)
         assert running.outcomes() == {"client_gone_queued": 1, "client_gone_active": 1}

@@ -85,7 +85,7 @@ async def test_its_core_killed_in_mid_stream(real_engine: RealEngine) -> None:
 
 
 async def kill_under_load(running: Running, engine: Target, real_engine: RealEngine) -> None:
-    """SIGKILL while one client reads a stream, one waits for a whole answer and one for a slot: what each is told."""
+    """SIGKILL while one client reads a stream, one waits for a whole answer and one is queued: what each is told."""
     gate = Target(running.base_url, engine.model)
     endless = engine.question("chat", limit=1800, ignore_eos=True)
     async with await gate.connect() as streamed, await gate.connect() as whole, await gate.connect() as queued:

@@ -38,14 +38,14 @@ def idle(numbers: Numbers) -> bool:
 
 
 async def entered(running: Running, *, active: int, waiting: int) -> None:
-    """Wait until the gateway, which runs in this same loop, has let so many in."""
+    """Wait until the gateway, which runs in this same loop, has so many active requests."""
     admission = running.gateway.admission
     while (admission.active, admission.queued) != (active, waiting):
         await trio.lowlevel.checkpoint()
 
 
 async def refused(host: str, port: int) -> None:
-    """Wait until nobody listens there any more, as seen by those who try."""
+    """Wait until connections to that address are refused."""
     while True:
         try:
             stream = await trio.open_tcp_stream(host, port)

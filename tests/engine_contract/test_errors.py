@@ -129,7 +129,8 @@ async def test_wrong_routes_have_no_openai_shape(engine: Target, request_bytes: 
     assert set(body) == {"detail"}
 
 
-async def test_what_is_no_http_gets_400_and_a_closed_connection(engine: Target) -> None:
+async def test_garbage_gets_400_and_a_closed_connection(engine: Target) -> None:
+    """Bytes that are no HTTP get a 400, and the server closes the connection."""
     answer = await engine.ask(b"\x16\x03\x01 hello\r\n\r\n")
     assert answer.status == 400
     assert answer.header("connection") == "close"

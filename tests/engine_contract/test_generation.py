@@ -143,7 +143,8 @@ async def test_the_limit_is_kept_and_named(engine: Target, dialect: str) -> None
     assert reasons[dialect]()
 
 
-async def test_a_chat_stream_opens_with_the_role_and_closes_with_a_reason(engine: Target) -> None:
+async def test_chat_stream_first_and_last_event(engine: Target) -> None:
+    """A chat stream opens with the role and closes with a finish reason."""
     answer = await engine.ask(post(DIALECTS["chat"], engine.question("chat", stream=True)))
     first, *_, last = events(answer)
     assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
@@ -152,7 +153,8 @@ async def test_a_chat_stream_opens_with_the_role_and_closes_with_a_reason(engine
     assert first["model"] == engine.model
 
 
-async def test_a_responses_stream_is_numbered_and_ends_with_the_whole(engine: Target) -> None:
+async def test_responses_stream_is_numbered(engine: Target) -> None:
+    """A Responses stream has its events in order and ends with the whole response."""
     answer = await engine.ask(post(DIALECTS["responses"], engine.question("responses", stream=True)))
     types = [event["type"] for event in events(answer)]
     assert types[:4] == [
@@ -173,7 +175,8 @@ async def test_a_responses_stream_is_numbered_and_ends_with_the_whole(engine: Ta
     assert text_of("responses", events(answer)[-1]["response"]) == streamed_text("responses", answer)
 
 
-async def test_a_messages_stream_has_one_block_between_start_and_stop(engine: Target) -> None:
+async def test_messages_stream_has_one_block(engine: Target) -> None:
+    """A Messages stream has one content block between its start and its stop."""
     answer = await engine.ask(post(DIALECTS["messages"], engine.question("messages", stream=True)))
     types = [event["type"] for event in events(answer)]
     assert types[:2] == ["message_start", "content_block_start"]

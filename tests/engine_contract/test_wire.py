@@ -26,7 +26,8 @@ async def test_each_chunk_holds_whole_events(engine: Target, dialect: str) -> No
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_done_comes_once_and_last_where_the_dialect_has_it(engine: Target, dialect: str) -> None:
+async def test_done_comes_once_and_last(engine: Target, dialect: str) -> None:
+    """[DONE] is the last event in the dialects that have it, and absent in the others."""
     answer = await engine.ask(post(DIALECTS[dialect], engine.question(dialect, stream=True)))
     expected = [b"data: [DONE]"] if dialect in ("chat", "completions") else []
     assert [event for event in answer.events() if b"[DONE]" in event] == expected
@@ -94,7 +95,8 @@ async def test_a_client_that_leaves_in_mid_stream_is_noticed(engine: Target, dia
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_a_client_that_leaves_before_its_answer_is_noticed(engine: Target, dialect: str) -> None:
+async def test_early_disconnect_is_noticed(engine: Target, dialect: str) -> None:
+    """The engine notices a client that disconnects before its answer."""
     question = engine.question(dialect, limit=1500, ignore_eos=True)
     async with engine.client() as client, await engine.connect() as leaver:
         before = await engine.numbers(client)

@@ -68,6 +68,11 @@ class FakeEngine:
         return self._load.running
 
     @property
+    def most_running(self) -> int:
+        """The largest value that `running` has had so far."""
+        return self._load.most_running
+
+    @property
     def waiting(self) -> int:
         """Requests that wait for one of `max_num_seqs`: `vllm:num_requests_waiting`."""
         return self._load.waiting

@@ -1,4 +1,4 @@
-"""The fake engine's scheduler and counters: what /metrics shows, and how tokens come about in time."""
+"""The fake engine's scheduler and counters: what /metrics shows, and when tokens are made."""
 
 import math
 from collections import Counter, deque
@@ -18,7 +18,7 @@ class Load:
 
     def __init__(self, max_num_seqs: int | None = None) -> None:
         self.max_num_seqs = max_num_seqs
-        self.running = 0
+        self.running = self.most_running = 0
         self.prompt_tokens = 0
         self.generation_tokens = 0
         self.finished: Counter[str] = Counter()
@@ -35,7 +35,7 @@ class Load:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Run among at most `max_num_seqs`; wait in line before."""
+        """Run among at most `max_num_seqs`; before that, wait in the queue."""
         turn = trio.Event()
         self._line.append(turn)
         self._advance()
@@ -52,6 +52,7 @@ class Load:
     def _advance(self) -> None:
         while self._line and (self.max_num_seqs is None or self.running < self.max_num_seqs):
             self.running += 1
+            self.most_running = max(self.most_running, self.running)
             self._line.popleft().set()
         self.changed()
 
@@ -97,7 +98,7 @@ class Load:
 
 
 class Generation:
-    """The tokens of one job as they come about. `run` is a task of its own; whoever sends awaits `reached`."""
+    """The tokens of one job as they are made. `run` is a task of its own; the task that sends them awaits `reached`."""
 
     def __init__(self, load: Load, job: Job, behaviour: Behaviour) -> None:
         self._load = load

@@ -155,7 +155,8 @@ async def test_over_a_unix_socket(engine: FakeEngine, tmp_path: object) -> None:
         assert (await client.ask(STREAMED)).complete
 
 
-async def test_in_lockstep_a_reader_that_stops_holds_the_engine_up(engine: FakeEngine) -> None:
+async def test_lockstep_reader_holds_the_engine_up(engine: FakeEngine) -> None:
+    """In lockstep, the engine goes no further than its reader has read."""
     client = RawClient(engine.dial(lockstep=True))
     await client.stream.send_all(STREAMED)
     first = await client.stream.receive_some()
@@ -211,7 +212,8 @@ async def test_an_upload_is_answered_with_its_size(engine: FakeEngine) -> None:
     assert engine.seen[-1].header("content-type") == "multipart/form-data; boundary=x"
 
 
-async def test_other_models_take_a_slot_and_tokenizing_takes_none(engine: FakeEngine) -> None:
+async def test_embeddings_take_a_slot_tokenizing_none(engine: FakeEngine) -> None:
+    """A request for embeddings occupies the engine; tokenizing does not."""
     hold = trio.Event()
     engine.script.when[b"held"] = Behaviour(hold=hold)
     async with RawClient(engine.dial()) as client:

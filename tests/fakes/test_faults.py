@@ -210,7 +210,8 @@ async def test_a_fault_at_every_byte(engine: FakeEngine, kind: Kind) -> None:
                     assert (await client.answer()).raw == answer.raw
 
 
-async def test_the_connection_is_closed_after_an_answer_without_notice(engine: FakeEngine, connect: Connect) -> None:
+async def test_connection_closes_after_an_answer(engine: FakeEngine, connect: Connect) -> None:
+    """The engine closes the connection after an answer without notice in the answer's head."""
     engine.script.next(Behaviour(close=True))
     async with await connect() as client:
         assert (await client.ask(WHOLE)).complete

@@ -1,4 +1,4 @@
-"""What a dashboard must keep whoever built it: rules over its JSON, each finding a sentence with the panel's name.
+"""What every dashboard must keep: rules over its JSON, each finding a sentence with the panel's name.
 
 Grafana's own dashboard-linter is a Go program; these are its rules as far as they apply
 to provisioned dashboards of one Prometheus, and ours beside them.

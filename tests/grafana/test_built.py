@@ -9,7 +9,8 @@ from grafana.sluicegate_dashboards import build
 from tests.grafana.reading import ROOT
 
 
-def test_the_committed_dashboards_are_what_the_source_builds() -> None:
+def test_committed_dashboards_are_current() -> None:
+    """The committed dashboards are what the source builds."""
     rendered = build.rendered()
     assert len(rendered) == 5
     for path, text in rendered.items():
@@ -53,9 +54,8 @@ def test_check_finds_a_file_that_was_edited(out: Path, capsys: pytest.CaptureFix
     assert build.main(["--check"]) == 0
 
 
-def test_a_dashboard_that_nobody_builds_is_refused_and_then_removed(
-    out: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_leftover_dashboard_is_removed(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--check refuses a dashboard that nobody builds, and a build removes it."""
     build.main([])
     old = out / "sluicegate-old.json"
     old.write_text("{}")

@@ -24,7 +24,8 @@ def runbook_links(panel: dict[str, Any]) -> set[str]:
     return {link["url"].removeprefix(f"{RUNBOOK}#") for link in panel["links"] if link["url"].startswith(RUNBOOK)}
 
 
-def test_there_are_five_under_the_uids_that_others_rely_on() -> None:
+def test_five_dashboards_keep_their_uids() -> None:
+    """Links and bookmarks rely on the UIDs of the five dashboards."""
     assert sorted(boards()) == [
         "sluicegate-capacity",
         "sluicegate-gateway",
@@ -49,7 +50,8 @@ def test_a_panel_keeps_its_id_while_it_keeps_its_title() -> None:
     assert layout.panel_id("Outcomes") == 633580
 
 
-def test_links_lead_to_dashboards_that_exist_and_keep_what_was_chosen() -> None:
+def test_links_keep_the_selection() -> None:
+    """Links lead to dashboards that exist, and keep the time range and the variables."""
     existing = {f"/d/{uid}" for uid in Uid}
     for uid, board in boards().items():
         assert {link["url"] for link in board["links"]} == existing - {f"/d/{uid}"}
@@ -73,13 +75,15 @@ def test_every_runbook_link_names_an_alert() -> None:
 
 
 @pytest.mark.parametrize("alert", ALERT_NAMES)
-def test_an_alert_leads_to_a_dashboard_with_a_panel_that_shows_it(alert: str) -> None:
+def test_alert_leads_to_a_panel(alert: str) -> None:
+    """The dashboard of an alert has a panel that shows what the alert is about."""
     uid = ALERT_DASHBOARDS[alert]
     shown = [panel["title"] for on, panel in panels() if on == uid and alert.lower() in runbook_links(panel)]
     assert shown, f"{uid} has no panel that links the runbook's section {alert}"
 
 
-def test_every_dashboard_has_the_same_variables_and_marks() -> None:
+def test_dashboards_share_variables_and_marks() -> None:
+    """Every dashboard has the same variables and annotations."""
     for uid, board in boards().items():
         variables = {variable["name"]: variable for variable in board["templating"]["list"]}
         assert list(variables) == ["instance", "model", "ttft_goal", "itl_goal"], uid
@@ -118,7 +122,8 @@ def test_objectives_are_those_of_the_alerts() -> None:
     assert pytest.approx(float(factor) * float(share)) == objectives.ERRORS_PAGE
 
 
-def test_provisioning_names_the_same_data_source_and_grafana_can_load_the_schema() -> None:
+def test_provisioning_and_schema() -> None:
+    """Provisioning names the dashboards' data source, and Grafana can load their schema version."""
     provisioned = (ROOT / "grafana" / "provisioning" / "datasources" / "sluicegate.yaml").read_text("utf-8")
     assert f"uid: {DATA_SOURCE}\n" in provisioned
     for board in boards().values():
@@ -136,7 +141,8 @@ def test_the_documentation_lists_the_rows(uid: Uid) -> None:
     assert " ".join(listed[1].split()).split(", ") == rows
 
 
-def test_panels_that_the_documentation_sends_people_to_exist() -> None:
+def test_documented_panels_exist() -> None:
+    """The panels that the documentation names exist."""
     titles = {panel["title"] for _, panel in panels()}
     table = (ROOT / "docs" / "dashboards.md").read_text("utf-8").split("## Which one")[1].split("## ")[0]
     for title in (

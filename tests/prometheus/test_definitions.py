@@ -28,7 +28,8 @@ STARTED_ANEW = {"RESET_GPU": "reset", "RESTART_BM": "reboot", "RESTART_VM": "reb
 # -- what is built ----------------------------------------------------------------------------------------------------
 
 
-def test_the_committed_rules_and_tables_are_what_the_source_builds() -> None:
+def test_committed_rules_and_tables_are_current() -> None:
+    """The committed rules and the runbook's tables are what the source builds."""
     rendered = build.rendered()
     assert {path.name for path in rendered} == {"alerts.yml", "recording.yml", "runbook.md"}
     for path, text in rendered.items():
@@ -65,7 +66,8 @@ def test_check_names_what_is_stale_and_writes_nothing(elsewhere: Path, capsys: p
     assert build.main(["--check"]) == 0
 
 
-def test_a_table_without_its_place_in_the_runbook_is_refused(elsewhere: Path) -> None:
+def test_table_without_a_place_is_refused(elsewhere: Path) -> None:
+    """The build fails if the runbook has no place for a table."""
     runbook = elsewhere / "runbook.md"
     runbook.write_text(runbook.read_text("utf-8").replace("<!-- built: burns -->", ""), "utf-8")
     with pytest.raises(ValueError, match="burns"):

@@ -1,4 +1,4 @@
-"""Scrape configuration, recording rules and alerts: valid, tested, documented, and about metrics that somebody exports.
+"""Scrape configuration, recording rules and alerts: valid, tested, documented, and about exported metrics.
 
 promtool does the evaluating; what it cannot see is checked here: that no alert lacks a test in which it fires, one in
 which it is close and silent, a section in the runbook, or a metric to look at.
@@ -69,7 +69,8 @@ def test_every_job_has_a_target_and_bounds() -> None:
         assert bounds | {"body_size_limit"} <= set(job), name
 
 
-def test_targets_listen_on_loopback_and_share_one_instance() -> None:
+def test_targets_listen_on_loopback() -> None:
+    """All targets listen on loopback and share one instance label."""
     groups = load(PROMETHEUS / "targets.yml")
     assert {group["labels"]["instance"] for group in groups} == {"gpuhost"}
     assert all(target.startswith("127.0.0.1:") for group in groups for target in group["targets"])
@@ -109,7 +110,7 @@ def test_an_alert_is_seen_to_fire(alert: str) -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_an_alert_is_seen_to_stay_silent_where_it_never_fires(alert: str) -> None:
+def test_alert_stays_silent(alert: str) -> None:
     """Beside something that it reads: an alert that sees nothing is silent without deserving it."""
     read = metrics_behind(ALERTS[alert]["expr"])
     silent = []
@@ -136,7 +137,8 @@ def test_a_recorded_value_is_tested(name: str) -> None:
     assert tested, f"no promql_expr_test in prometheus/tests that expects a value of {name}"
 
 
-def test_every_group_of_rules_has_its_place_in_the_order_of_evaluation() -> None:
+def test_groups_are_in_evaluation_order() -> None:
+    """Every group of rules has its place in the order of evaluation of each test file."""
     names = [
         group["name"]
         for file in ("recording.yml", "alerts.yml")
@@ -167,7 +169,8 @@ def sections() -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def test_the_runbook_has_a_section_for_every_alert_and_for_nothing_else() -> None:
+def test_runbook_has_a_section_per_alert() -> None:
+    """The runbook has a section for every alert, and no other section."""
     assert set(sections()) == set(ALERTS)
 
 
@@ -176,7 +179,8 @@ def test_a_section_answers_every_question(alert: str) -> None:
     assert re.findall(r"^\*\*(.+?)\.\*\*", sections()[alert], flags=re.MULTILINE) == QUESTIONS
 
 
-def test_the_table_of_contents_names_every_alert_with_its_severity() -> None:
+def test_contents_name_every_alert() -> None:
+    """The runbook's table of contents lists every alert with its severity."""
     listed = re.findall(r"^\| \[(\w+)\]\(#(\w+)\) \| (\w+) \|", RUNBOOK.read_text(), flags=re.MULTILINE)
     assert listed == [(alert, alert.lower(), rule["labels"]["severity"]) for alert, rule in ALERTS.items()]
 

@@ -45,7 +45,7 @@ def _schedules(draw: st.DrawFn) -> list[Step]:
 
 @dataclass(eq=False)
 class Visitor:
-    """One request at the door: does what the pipeline does with a ticket."""
+    """One request: does what the pipeline does with a ticket."""
 
     rank: int
     arrived_at: float
@@ -124,16 +124,16 @@ class Machine:
         assert not draining
         if visitor.ticket.active:
             assert active < config.max_active, "more slots than there are"
-            assert waiting == 0, "overtook those who wait"
+            assert waiting == 0, "overtook queued requests"
         else:
             assert config.queue_mode is QueueMode.QUEUE
             assert waiting < config.queue_max
-            assert active >= config.max_active or waiting, "waits although a slot is free and nobody is before it"
+            assert active >= config.max_active or waiting, "queued although a slot is free and no request is before it"
             assert not hopeless
         self.nursery.start_soon(visitor.stay, admission)
 
     def each(self, state: TicketState | None, number: int, act: Callable[[Visitor], None]) -> None:
-        """Do it to one of those who are there (in that state), if any."""
+        """Apply it to one of the open requests (in that state), if any."""
         there = [v for v in self.visitors if v.ticket is not None and not v.outcomes]
         there = [v for v in there if state is None or (v.ticket is not None and v.ticket.state is state)]
         if there:
@@ -177,27 +177,29 @@ class Machine:
         states = [visitor.ticket.state for visitor in self.visitors if visitor.ticket is not None]
         assert admission.active == states.count(TicketState.ACTIVE) <= self.most_active
         assert admission.queued == states.count(TicketState.QUEUED) <= self.most_waiting
-        # Where there are fewer now, no more than are left: nobody is cut off, and nobody comes in their place.
+        # If the limits were lowered: no request is cut off, and none takes the place of one that ends.
         self.most_active = max(config.max_active, admission.active)
         self.most_waiting = max(config.queue_max, admission.queued)
         assert all(len(visitor.outcomes) <= 1 for visitor in self.visitors)
         granted = [v.rank for v in self.visitors if v.ticket is not None and v.ticket.granted_at is not None]
         waiting = [v.rank for v in self.visitors if v.ticket is not None and v.ticket.queued]
-        assert not granted or not waiting or max(granted) < min(waiting), "somebody was overtaken"
+        assert not granted or not waiting or max(granted) < min(waiting), "a queued request was overtaken"
 
     def check_at_rest(self) -> None:
         """When the scheduler has nothing more to do."""
         admission, now = self.admission, trio.current_time()
-        assert admission.active >= self.config.max_active or admission.queued == 0, "an idle slot, and one who waits"
+        assert admission.active >= self.config.max_active or admission.queued == 0, (
+            "an idle slot beside a queued request"
+        )
         assert not (admission.draining and admission.queued)
         for visitor in self.visitors:
             if visitor.ticket is not None and visitor.ticket.queued:
-                assert now - visitor.arrived_at < self.config.queue_timeout_s, "waits past its timeout"
+                assert now - visitor.arrived_at < self.config.queue_timeout_s, "queued past its timeout"
             ended = visitor.ticket is None or visitor.ticket.state is TicketState.SETTLED
             assert ended == (len(visitor.outcomes) == 1)
 
     async def finish(self) -> None:
-        """Everybody is served or leaves; then nothing may be left."""
+        """Every request is served or withdrawn; then nothing may be left."""
         for visitor in self.visitors[::2]:
             visitor.done.set()
         await wait_all_tasks_blocked()
@@ -217,7 +219,7 @@ class Machine:
     def check_outcome(self, visitor: Visitor) -> None:
         ticket, (outcome,) = visitor.ticket, visitor.outcomes
         if ticket is None:
-            return  # was refused at the door, and checked there
+            return  # was refused on arrival, and checked there
         served = ticket.granted_at is not None
         assert served == (outcome in (Outcome.SERVED, Outcome.CLIENT_GONE_ACTIVE))
         if outcome is Outcome.SHED_QUEUE_TIMEOUT:

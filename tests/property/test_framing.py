@@ -214,9 +214,8 @@ def acceptable(body: bytes) -> bool:
 
 @untimed
 @given(bodies(), st.sampled_from(list(ENDPOINTS.values())), st.sampled_from(["", "m", 'a"é']))
-def test_the_engine_gets_what_the_client_sent_but_for_what_must_change(
-    body: bytes, endpoint: Endpoint, default_model: str
-) -> None:
+def test_engine_gets_the_clients_body(body: bytes, endpoint: Endpoint, default_model: str) -> None:
+    """The engine gets the client's bytes, except for the members that must change."""
     parsed = json.loads(body)
     if endpoint.opaque:
         assert for_engine(endpoint, body, understand(endpoint, body), default_model) is body

@@ -1,4 +1,4 @@
-"""The pipeline under any traffic before any engine: the counts add up, nobody is told two things, nothing leaks."""
+"""The pipeline under any traffic before any engine: the counts add up, no client is told two things, nothing leaks."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +74,7 @@ _EVENTS = st.lists(st.tuples(_SECONDS, st.sampled_from(["kill", "revive", "unwel
 
 
 class World:
-    """A gateway, its engine, and all who visit it."""
+    """A gateway, its engine, and all its clients."""
 
     def __init__(self, engine: FakeEngine, running: Running) -> None:
         self.engine = engine
@@ -194,7 +194,7 @@ def test_any_traffic(
                 if drain_after_s is not None:
                     await trio.sleep(drain_after_s)
                     running.gateway.stop()
-                    await running.gateway._drain()
+                    await running.gateway.drain()
             await engine.until(lambda: (engine.running, engine.waiting) == (0, 0))
             world.check()
 

@@ -1,4 +1,4 @@
-"""A client may leave at any moment: at every single step of a request, everything it held must be given back."""
+"""A client may leave at any moment: at every single step of a request, everything it held must be released."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -45,7 +45,7 @@ class CancelAfter(trio.abc.Instrument):
                 self._visitor.leave()
 
 
-#: What a request meets with, and how it ends if nobody cancels it.
+#: What a request meets with, and its outcome if it is not cancelled.
 CASES: dict[str, tuple[dict[str, Any], Behaviour, Outcome]] = {
     "whole": ({}, Behaviour(prefill_s=1.0), Outcome.SERVED),
     "stream": ({"stream": True}, Behaviour(prefill_s=1.0, token_interval_s=0.1), Outcome.SERVED),
@@ -86,7 +86,7 @@ async def cancel_everywhere(
         await wait_all_tasks_blocked()
         running.assert_at_rest()
         for each in running.gateway.engines.all:
-            assert engine.connections == each.connections.idle, f"connections that nobody holds after {steps} steps"
+            assert engine.connections == each.connections.idle, f"connections without a holder after {steps} steps"
         if not cancelled:
             assert outcomes[-1] == expected.value
             assert steps > 3
@@ -115,7 +115,7 @@ async def test_cancelled_at_every_step(autojump_clock: MockClock, case: str) -> 
         assert (await visit(running, question())).outcome == "served"
 
 
-async def test_cancelled_at_every_step_of_a_wait_in_the_line(autojump_clock: MockClock) -> None:
+async def test_cancelled_at_every_step_in_the_queue(autojump_clock: MockClock) -> None:
     async with gateway() as (engine, running):
 
         async def attempt(steps: int) -> tuple[Visitor, bool]:
@@ -133,7 +133,8 @@ async def test_cancelled_at_every_step_of_a_wait_in_the_line(autojump_clock: Moc
         assert set(outcomes) == {"client_gone_queued", "client_gone_active", "served"}
 
 
-async def test_cancelled_at_every_step_of_a_retry_on_a_dead_connection(autojump_clock: MockClock) -> None:
+async def test_cancelled_at_every_step_of_a_retry(autojump_clock: MockClock) -> None:
+    """The retry replaces a kept connection that died while it was idle."""
     async with gateway() as (engine, running):
 
         async def attempt(steps: int) -> tuple[Visitor, bool]:
@@ -154,7 +155,7 @@ async def test_cancelled_at_every_step_of_a_retry_on_a_dead_connection(autojump_
         assert outcomes[-1] == "served"
 
 
-async def test_cut_off_at_every_step_it_ends_with_an_error_and_holds_nothing(autojump_clock: MockClock) -> None:
+async def test_cut_off_at_every_step(autojump_clock: MockClock) -> None:
     """The same for the end of a drain, which cancels from the inside: the client is told."""
     async with open_engine() as engine:
         for steps in range(STEPS_MAX):

@@ -14,9 +14,8 @@ STALL_AT_3 = Behaviour(fault=Fault(Kind.STALL, 3))
 
 
 @pytest.mark.parametrize("at", [BEFORE_HEAD, BEFORE_FIRST_EVENT])
-async def test_the_first_token_deadline_is_a_504_even_behind_the_engines_head(
-    autojump_clock: MockClock, at: int
-) -> None:
+async def test_first_token_deadline_is_a_504(autojump_clock: MockClock, at: int) -> None:
+    """The first-token deadline gives a 504 even after the engine has sent its head."""
     async with open_engine() as engine, simulate(engine, first_token_s=5.0, idle_s=1.0) as running:
         engine.script.next(Behaviour(fault=Fault(Kind.STALL, at)))
         visitor = await visit(running, question(stream=True))
@@ -31,7 +30,8 @@ async def test_a_first_token_just_in_time_is_in_time(autojump_clock: MockClock) 
         assert (await visit(running, question(stream=True))).outcome == "served"
 
 
-async def test_the_first_token_deadline_counts_from_the_slot_not_from_the_arrival(autojump_clock: MockClock) -> None:
+async def test_first_token_deadline_starts_with_the_slot(autojump_clock: MockClock) -> None:
+    """The first-token deadline counts from the slot, not from the arrival."""
     async with open_engine() as engine, simulate(engine, max_active=1, first_token_s=5.0) as running:
         engine.script.default = Behaviour(prefill_s=4.0)
         async with trio.open_nursery() as nursery:
@@ -41,14 +41,16 @@ async def test_the_first_token_deadline_counts_from_the_slot_not_from_the_arriva
         assert visitors[-1].took_s == pytest.approx(12.0)
 
 
-async def test_an_answer_in_one_piece_has_no_first_token_deadline(autojump_clock: MockClock) -> None:
+async def test_whole_answer_has_no_first_token_deadline(autojump_clock: MockClock) -> None:
+    """Only a stream has a first-token deadline."""
     async with open_engine() as engine, simulate(engine, first_token_s=5.0, idle_s=1.0) as running:
         engine.script.next(Behaviour(prefill_s=50.0))
         visitor = await visit(running, question())
         visitor.assert_ended("served", 50.0)
 
 
-async def test_silence_within_a_stream_ends_it_with_an_error_event(autojump_clock: MockClock) -> None:
+async def test_idle_stream_ends_with_an_error_event(autojump_clock: MockClock) -> None:
+    """A silent engine ends the stream after idle_s, and the request at the engine is aborted."""
     async with open_engine() as engine, simulate(engine, idle_s=7.0) as running:
         engine.script.next(STALL_AT_3)
         visitor = await visit(running, question(stream=True))
@@ -67,7 +69,8 @@ async def test_bytes_that_make_no_event_yet_are_not_silence(autojump_clock: Mock
         assert (await visit(running, question(stream=True))).outcome == "served"
 
 
-async def test_each_event_restarts_the_idle_deadline_and_none_restarts_the_total(autojump_clock: MockClock) -> None:
+async def test_events_restart_only_the_idle_deadline(autojump_clock: MockClock) -> None:
+    """Each event restarts the idle deadline; no event restarts the total deadline."""
     async with open_engine() as engine, simulate(engine, idle_s=3.0, request_s=20.0) as running:
         engine.script.next(Behaviour(token_interval_s=2.5, tokens=7))
         assert (await visit(running, question(stream=True))).outcome == "served"
@@ -86,7 +89,8 @@ async def test_the_total_deadline_counts_from_the_slot(autojump_clock: MockClock
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_the_total_deadline_comes_first_if_it_is_the_shortest(autojump_clock: MockClock, stream: bool) -> None:
+async def test_shortest_deadline_is_the_total_one(autojump_clock: MockClock, stream: bool) -> None:
+    """If the total deadline is the shortest, it comes first."""
     async with open_engine() as engine, simulate(engine, first_token_s=50.0, idle_s=50.0, request_s=4.0) as running:
         engine.script.next(Behaviour(fault=Fault(Kind.STALL, BEFORE_HEAD)))
         visitor = await visit(running, question(stream=stream))
@@ -94,7 +98,8 @@ async def test_the_total_deadline_comes_first_if_it_is_the_shortest(autojump_clo
         assert visitor.took_s == pytest.approx(4.0)
 
 
-async def test_without_a_slot_the_total_deadline_counts_from_the_head(autojump_clock: MockClock) -> None:
+async def test_total_deadline_without_a_slot(autojump_clock: MockClock) -> None:
+    """A request that needs no slot counts its total deadline from its head."""
     async with open_engine() as engine, simulate(engine, request_s=4.0) as running:
         engine.script.next(Behaviour(delay_s=100.0))
         visitor = await visit(running, {"prompt": "x"}, "/tokenize")
@@ -103,9 +108,8 @@ async def test_without_a_slot_the_total_deadline_counts_from_the_head(autojump_c
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_takes_nothing_is_given_up_and_its_slot_is_free(
-    autojump_clock: MockClock, stream: bool
-) -> None:
+async def test_stalled_client_frees_its_slot(autojump_clock: MockClock, stream: bool) -> None:
+    """A client that reads nothing is cut after stall_s, and the next request gets its slot."""
     async with open_engine() as engine, simulate(engine, max_active=1, request_s=300.0, idle_s=1.0) as running:
         client = SimClient(stall_s=15.0)
         client.stalled = True
@@ -132,7 +136,8 @@ async def test_the_time_that_a_client_takes_is_not_the_engines(autojump_clock: M
         assert visitor.took_s >= 20.0
 
 
-async def test_the_total_deadline_holds_while_a_client_takes_its_time(autojump_clock: MockClock) -> None:
+async def test_total_deadline_holds_for_a_slow_client(autojump_clock: MockClock) -> None:
+    """The total deadline holds while the client stalls; only the last words come later."""
     async with open_engine() as engine, simulate(engine, max_active=1, request_s=5.0) as running:
         client = SimClient(stall_s=15.0)
         client.stalled = True
@@ -142,7 +147,8 @@ async def test_the_total_deadline_holds_while_a_client_takes_its_time(autojump_c
         running.assert_at_rest()
 
 
-async def test_a_client_that_stalls_at_its_refusal_keeps_the_refusals_outcome(autojump_clock: MockClock) -> None:
+async def test_stall_keeps_the_outcome_of_a_refusal(autojump_clock: MockClock) -> None:
+    """A client that stalls while it is told its refusal keeps the outcome of the refusal."""
     async with open_engine() as engine, simulate(engine) as running:
         client = SimClient(stall_s=15.0)
         client.stalled = True

@@ -45,9 +45,8 @@ async def test_a_refusal_is_an_error_object_of_the_dialect(autojump_clock: MockC
 
 @pytest.mark.parametrize("path", QUESTIONS)
 @pytest.mark.parametrize("kind", [Kind.CLOSE, Kind.RESET, Kind.TRUNCATE, Kind.GARBAGE])
-async def test_a_broken_stream_ends_with_the_dialects_error_event(
-    autojump_clock: MockClock, path: str, kind: Kind
-) -> None:
+async def test_broken_stream_ends_with_an_error_event(autojump_clock: MockClock, path: str, kind: Kind) -> None:
+    """The client gets the complete events so far and then its dialect's error event."""
     async with open_engine() as engine, simulate(engine) as running:
         engine.script.next(Behaviour(token_interval_s=0.1, fault=Fault(kind, 5)))
         visitor = await visit(running, question(path, stream=True), path)
@@ -89,7 +88,8 @@ async def test_the_engines_own_error_event_is_the_last_one(autojump_clock: MockC
         running.assert_at_rest()
 
 
-async def test_vllms_responses_break_off_when_the_engine_fails_and_get_an_event(autojump_clock: MockClock) -> None:
+async def test_failed_responses_stream_gets_an_event(autojump_clock: MockClock) -> None:
+    """vLLM's Responses stream breaks off when the engine fails, and the gateway adds the error event."""
     async with open_engine() as engine, simulate(engine) as running:
         engine.script.next(Behaviour(token_interval_s=0.1, fault=Fault(Kind.ERROR_EVENT, 3)))
         visitor = await visit(running, question(RESPONSES, stream=True), RESPONSES)
@@ -99,9 +99,8 @@ async def test_vllms_responses_break_off_when_the_engine_fails_and_get_an_event(
 
 @pytest.mark.parametrize("path", QUESTIONS)
 @pytest.mark.parametrize("kind", [Kind.CLOSE, Kind.RESET, Kind.STALL])
-async def test_a_stream_that_breaks_behind_its_end_was_complete(
-    autojump_clock: MockClock, path: str, kind: Kind
-) -> None:
+async def test_break_after_the_end_is_served(autojump_clock: MockClock, path: str, kind: Kind) -> None:
+    """A stream that breaks after its last event counts as complete."""
     async with open_engine() as engine, simulate(engine) as running:
         whole = await visit(running, question(path, stream=True), path)
         engine.script.next(Behaviour(fault=Fault(kind, AT_END)))
@@ -131,9 +130,8 @@ async def test_an_event_too_large_to_hold_passes_on_in_pieces(autojump_clock: Mo
 
 
 @pytest.mark.parametrize("ends", [b"", b"0\r\n\r\n"], ids=["broken off", "ended"])
-async def test_an_error_event_is_not_glued_to_half_an_event_of_the_engines(
-    autojump_clock: MockClock, ends: bytes
-) -> None:
+async def test_error_event_after_half_an_event(autojump_clock: MockClock, ends: bytes) -> None:
+    """A blank line ends the engine's half event, so that the error event is an event of its own."""
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     half = b'data: {"choices":[{"index":0,"delta":{"content":"' + b"x" * (2 << 20)
     async with open_engine() as engine, simulate(engine) as running:
@@ -161,9 +159,8 @@ async def test_tokens_are_the_engines_own_count(autojump_clock: MockClock, path:
 
 
 @pytest.mark.parametrize("path", ON_REQUEST)
-async def test_usage_that_was_not_asked_for_is_hidden_and_a_comment_tells_it(
-    autojump_clock: MockClock, path: str
-) -> None:
+async def test_unrequested_usage_is_hidden(autojump_clock: MockClock, path: str) -> None:
+    """The usage that the client did not ask for is taken out, and a comment carries the counts."""
     async with open_engine() as engine, simulate(engine) as running:
         engine.script.default = Behaviour(prefill_s=1.0, token_interval_s=0.5)
         visitor = await visit(running, question(path, stream=True), path)
@@ -183,7 +180,8 @@ async def test_usage_that_was_not_asked_for_is_hidden_and_a_comment_tells_it(
 
 
 @pytest.mark.parametrize("path", ON_REQUEST)
-async def test_usage_that_was_asked_for_is_passed_on_and_stamped(autojump_clock: MockClock, path: str) -> None:
+async def test_requested_usage_is_stamped(autojump_clock: MockClock, path: str) -> None:
+    """The usage that the client asked for is passed on with the gateway's timings."""
     async with open_engine() as engine, simulate(engine) as running:
         body = question(path, stream=True, stream_options={"include_usage": True})
         visitor = await visit(running, body, path)
@@ -196,9 +194,8 @@ async def test_usage_that_was_asked_for_is_passed_on_and_stamped(autojump_clock:
 
 
 @pytest.mark.parametrize("path", [RESPONSES, MESSAGES])
-async def test_streams_that_carry_usage_anyway_pass_on_unchanged_with_a_comment_behind(
-    autojump_clock: MockClock, path: str
-) -> None:
+async def test_dialects_with_usage_pass_unchanged(autojump_clock: MockClock, path: str) -> None:
+    """Dialects that always carry usage pass unchanged, with a comment at the end."""
     async with open_engine() as engine, simulate(engine) as running:
         visitor = await visit(running, question(path, stream=True), path)
         assert msgspec.json.decode(engine.posts()[-1].body) == question(path, stream=True)
@@ -207,7 +204,8 @@ async def test_streams_that_carry_usage_anyway_pass_on_unchanged_with_a_comment_
         assert b"event: response.completed" in events[-1] or b"event: message_stop" in events[-1]
 
 
-async def test_a_request_that_names_no_model_gets_the_configured_one(autojump_clock: MockClock) -> None:
+async def test_missing_model_is_filled_in(autojump_clock: MockClock) -> None:
+    """A request that names no model gets the configured one."""
     async with open_engine() as engine, simulate(engine, model_name=MODEL) as running:
         without = {name: value for name, value in question().items() if name != "model"}
         visitor = await visit(running, without)
@@ -223,7 +221,8 @@ async def test_or_the_engines_first_one_if_none_is_configured(autojump_clock: Mo
         assert engine.posts()[-1].json() == question() | {"model": "some-model"}
 
 
-async def test_a_body_in_which_nothing_is_missing_reaches_the_engine_byte_for_byte(autojump_clock: MockClock) -> None:
+async def test_complete_body_passes_unchanged(autojump_clock: MockClock) -> None:
+    """A body in which nothing is missing reaches the engine byte for byte."""
     raw = b'{ "model":"fake-model",\n "messages":[{"role":"user","content":"\\u00fc \xc3\xbc"}],"x":1.0,"x":2 }'
     async with open_engine() as engine, simulate(engine) as running:
         headers = [(b"authorization", b"Bearer k"), (b"cookie", b"c"), (b"x-request-id", b"ignored here")]

@@ -1,4 +1,4 @@
-"""Stopping: who waits is turned away, who runs may finish, and at the deadline the rest is cut. On virtual time."""
+"""Stopping: queued requests are shed, active ones may finish, and the deadline cuts the rest. On virtual time."""
 
 import pytest
 import trio
@@ -16,7 +16,7 @@ async def drain(running: Running) -> float:
     """Stop the gateway, as on SIGTERM; how many virtual seconds it took."""
     began = trio.current_time()
     running.gateway.stop()
-    await running.gateway._drain()
+    await running.gateway.drain()
     return trio.current_time() - began
 
 
@@ -28,7 +28,7 @@ async def test_with_nothing_to_do_it_takes_no_time(autojump_clock: MockClock) ->
         assert running.log_lines("cut") == []
 
 
-async def test_who_waits_is_turned_away_and_who_runs_finishes(autojump_clock: MockClock) -> None:
+async def test_queued_are_shed_and_active_finish(autojump_clock: MockClock) -> None:
     async with open_engine() as engine, simulate(engine, max_active=2, drain_s=30.0) as running:
         engine.script.default = Behaviour(token_interval_s=1.0, tokens=20)
         async with trio.open_nursery() as nursery:
@@ -46,7 +46,7 @@ async def test_who_waits_is_turned_away_and_who_runs_finishes(autojump_clock: Mo
         running.assert_at_rest()
 
 
-async def test_who_comes_while_it_stops_is_turned_away(autojump_clock: MockClock) -> None:
+async def test_shed_while_it_stops(autojump_clock: MockClock) -> None:
     async with open_engine() as engine, simulate(engine, max_active=2) as running:
         engine.script.next(Behaviour(prefill_s=5.0))
         async with trio.open_nursery() as nursery:
@@ -76,7 +76,8 @@ async def test_at_its_deadline_the_rest_is_cut_and_told_so(autojump_clock: MockC
         running.assert_at_rest()
 
 
-async def test_a_stalled_client_delays_the_end_by_its_last_words_and_no_more(autojump_clock: MockClock) -> None:
+async def test_stalled_client_delays_the_end_a_little(autojump_clock: MockClock) -> None:
+    """A stalled client delays the end of a drain by LAST_WORDS_S and no more."""
     async with open_engine() as engine, simulate(engine, drain_s=10.0) as running:
         client = SimClient(stall_s=600.0)
         client.stalled = True
@@ -88,7 +89,9 @@ async def test_a_stalled_client_delays_the_end_by_its_last_words_and_no_more(aut
         assert running.outcomes() == {"shed_draining": 1}
 
 
-async def test_a_second_signal_cuts_at_once_even_what_is_still_being_read(autojump_clock: MockClock) -> None:
+async def test_second_signal_cuts_at_once(autojump_clock: MockClock) -> None:
+    """A second signal cuts every request, also one whose body is still being read."""
+
     class SlowBody(SimBody):
         async def whole(self) -> bytes:
             await trio.sleep(600.0)

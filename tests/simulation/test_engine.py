@@ -31,7 +31,8 @@ async def test_it_is_served_as_soon_as_it_is_there(autojump_clock: MockClock) ->
             assert running.metric("api_engine_up") == 1
 
 
-async def test_one_that_dies_is_found_out_by_the_first_request_and_probed_at_once(autojump_clock: MockClock) -> None:
+async def test_dead_engine_is_found_by_a_request(autojump_clock: MockClock) -> None:
+    """The first request finds a dead engine before the next probe does, and wakes the prober."""
     async with open_engine() as engine, simulate(engine, probe_interval_s=1000.0) as running:
         await visit(running, question())
         engine.kill()
@@ -52,7 +53,8 @@ async def test_one_that_dies_is_found_out_by_the_first_request_and_probed_at_onc
         running.assert_at_rest()
 
 
-async def test_one_that_is_found_gone_has_its_kept_connections_closed(autojump_clock: MockClock) -> None:
+async def test_gone_engine_loses_its_kept_connections(autojump_clock: MockClock) -> None:
+    """The gateway closes the kept connections of an engine that is gone."""
     async with open_engine() as engine, simulate(engine, max_active=3, probe_interval_s=1000.0) as running:
         engine.script.default = Behaviour(prefill_s=1.0)
         async with trio.open_nursery() as nursery:
@@ -64,7 +66,8 @@ async def test_one_that_is_found_gone_has_its_kept_connections_closed(autojump_c
         assert pool.idle == 0
 
 
-async def test_who_waits_while_it_dies_is_answered_when_their_turn_comes(autojump_clock: MockClock) -> None:
+async def test_queued_requests_of_a_dead_engine(autojump_clock: MockClock) -> None:
+    """Queued requests are answered when their turn comes after the engine died."""
     async with open_engine() as engine, simulate(engine, max_active=1, probe_interval_s=1000.0) as running:
         engine.script.default = Behaviour(prefill_s=5.0)
         async with trio.open_nursery() as nursery:
@@ -78,15 +81,14 @@ async def test_who_waits_while_it_dies_is_answered_when_their_turn_comes(autojum
         running.assert_at_rest()
 
 
-async def test_a_kept_connection_that_died_is_replaced_without_the_clients_noticing(
-    autojump_clock: MockClock,
-) -> None:
+async def test_dead_kept_connection_is_replaced(autojump_clock: MockClock) -> None:
+    """A kept connection that died while idle is replaced, and the client does not notice."""
     async with open_engine() as engine, simulate(engine) as running:
         engine.script.next(Behaviour(close=True))
         await visit(running, question())
         await engine.until(lambda: engine.connections == 0)
         pool = running.gateway.engines.default.connections
-        assert pool.idle == 1, "nobody noticed yet"
+        assert pool.idle == 1, "the gateway has not noticed yet"
         visitor = await visit(running, question(stream=True))
         assert visitor.outcome == "served"
         assert engine.accepted == 2
@@ -94,7 +96,8 @@ async def test_a_kept_connection_that_died_is_replaced_without_the_clients_notic
         assert pool.idle == 1
 
 
-async def test_a_request_is_sent_once_more_only_if_no_byte_of_an_answer_came(autojump_clock: MockClock) -> None:
+async def test_no_retry_after_the_first_byte(autojump_clock: MockClock) -> None:
+    """A request is sent again only if no byte of an answer came."""
     async with open_engine() as engine, simulate(engine) as running:
         await visit(running, question())
         engine.script.next(Behaviour(fault=Fault(Kind.CLOSE, at_byte=1)))
@@ -112,7 +115,8 @@ async def test_a_request_is_sent_once_more_only_once(autojump_clock: MockClock) 
         assert len(engine.posts()) == 3, "the first one, on the kept connection, on a fresh one"
 
 
-async def test_a_body_that_comes_in_pieces_never_goes_over_a_kept_connection(autojump_clock: MockClock) -> None:
+async def test_streamed_body_needs_a_fresh_connection(autojump_clock: MockClock) -> None:
+    """A body that is read as it is sent cannot be sent again, so it never uses a kept connection."""
     async with open_engine() as engine, simulate(engine) as running:
         await visit(running, question())
         await visit(running, b"opaque", "/v1/audio/transcriptions")
@@ -166,7 +170,8 @@ async def test_an_answer_as_large_as_we_take_is_passed_on(autojump_clock: MockCl
         assert visitor.client.headers == [(b"x-engine", b"1")]
 
 
-async def test_a_stream_with_another_status_than_200_is_an_answer(autojump_clock: MockClock) -> None:
+async def test_stream_with_an_error_status_is_an_answer(autojump_clock: MockClock) -> None:
+    """An event stream with another status than 200 passes as an ordinary answer."""
     async with open_engine() as engine, simulate(engine) as running:
         answer_with(running, b"HTTP/1.1 400 Bad\r\ncontent-type: text/event-stream\r\ncontent-length: 2\r\n\r\nno")
         visitor = await visit(running, question(stream=True))
@@ -198,7 +203,8 @@ async def test_before_the_first_byte_another_engine_is_tried(autojump_clock: Moc
         running.assert_at_rest()
 
 
-async def test_when_each_engine_breaks_the_last_one_is_answered_for(autojump_clock: MockClock) -> None:
+async def test_last_engine_decides_the_outcome(autojump_clock: MockClock) -> None:
+    """When every engine breaks, the outcome is that of the last attempt."""
     async with two_engines() as (first, second, running):
         for engine in (first, second):
             engine.script.next(Behaviour(fault=Fault(Kind.RESET, BEFORE_HEAD)))

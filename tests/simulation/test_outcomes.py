@@ -17,7 +17,7 @@ from tests.harness import Running, SimClient, question, simulate
 from tests.shed import SHED, ShedCase
 from tests.simulation.visiting import NeverWholeBody, Visitor, arrive, visit
 
-#: What leads to an outcome: gets the gateway (one slot, one waiting place) and its engine, returns who met with it.
+#: What leads to an outcome: gets the gateway (one slot, a queue of one) and its engine, returns the visitor.
 Way = Callable[[Running, FakeEngine], Awaitable[Visitor]]
 WAYS: dict[Outcome, tuple[Way, dict[str, Any]]] = {}
 
@@ -157,9 +157,8 @@ class HangingClient(SimClient):
 
 
 @pytest.mark.parametrize("client", [LeavingClient, HangingClient])
-async def test_a_mistake_of_ours_is_logged_although_its_client_has_left(
-    client: type[SimClient], autojump_clock: MockClock
-) -> None:
+async def test_bug_is_logged_after_a_disconnect(client: type[SimClient], autojump_clock: MockClock) -> None:
+    """An internal error is logged even if its client has disconnected."""
     async with open_engine() as engine, simulate(engine) as running:
         visitor = Visitor(running, b"", client=client())
         visitor.request.body = NeverWholeBody(ZeroDivisionError("a mistake of ours"))
@@ -170,7 +169,8 @@ async def test_a_mistake_of_ours_is_logged_although_its_client_has_left(
         running.assert_at_rest()
 
 
-async def test_a_mistake_of_ours_tells_the_client_where_to_look(autojump_clock: MockClock) -> None:
+async def test_bug_tells_the_client_where_to_look(autojump_clock: MockClock) -> None:
+    """The client's message names the request ID, and the log has the details."""
     async with open_engine() as engine, simulate(engine) as running:
         visitor = Visitor(running, b"")
         visitor.request.body = NeverWholeBody(ZeroDivisionError("a mistake of ours"))

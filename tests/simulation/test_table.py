@@ -54,7 +54,8 @@ async def test_slots_are_given_in_the_order_of_arrival(autojump_clock: MockClock
         running.assert_at_rest()
 
 
-async def test_engine_unreachable_503_at_the_door_without_taking_a_slot(autojump_clock: MockClock) -> None:
+async def test_engine_unreachable_503(autojump_clock: MockClock) -> None:
+    """The request gets a 503 before it takes a slot."""
     async with open_engine() as engine:
         engine.refusing = True
         async with simulate(engine, max_active=1) as running:
@@ -120,7 +121,8 @@ async def test_request_timeout_over_before_the_head_504(autojump_clock: MockCloc
         running.assert_at_rest()
 
 
-async def test_request_timeout_over_after_the_head_a_terminal_error_event(autojump_clock: MockClock) -> None:
+async def test_request_timeout_after_the_head(autojump_clock: MockClock) -> None:
+    """After the head, a request that times out ends with a terminal error event."""
     async with open_engine() as engine, simulate(engine, request_s=30.0) as running:
         engine.script.next(Behaviour(token_interval_s=1.0, tokens=100))
         visitor = await visit(running, question(stream=True))
@@ -133,7 +135,8 @@ async def test_request_timeout_over_after_the_head_a_terminal_error_event(autoju
         running.assert_at_rest()
 
 
-async def test_client_gone_while_waiting_is_out_of_the_queue_at_once(autojump_clock: MockClock) -> None:
+async def test_client_gone_while_queued(autojump_clock: MockClock) -> None:
+    """The request leaves the queue at once, and its place is free."""
     async with open_engine() as engine, simulate(engine, max_active=1, queue_max=1) as running:
         engine.script.default = Behaviour(prefill_s=10.0)
         async with trio.open_nursery() as nursery:
@@ -152,9 +155,8 @@ async def test_client_gone_while_waiting_is_out_of_the_queue_at_once(autojump_cl
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_client_gone_while_active_aborts_the_engines_request_and_frees_the_slot(
-    autojump_clock: MockClock, stream: bool
-) -> None:
+async def test_client_gone_while_active(autojump_clock: MockClock, stream: bool) -> None:
+    """The request at the engine is aborted, and the slot is free."""
     async with open_engine() as engine, simulate(engine, max_active=1) as running:
         engine.script.next(Behaviour(token_interval_s=1.0, tokens=1000))
         async with trio.open_nursery() as nursery:

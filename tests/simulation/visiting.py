@@ -16,7 +16,7 @@ from tests.unit.relay.scripted import ScriptedWire
 
 
 class Visitor:
-    """One request through the pipeline. Start `run` in a nursery; `leave` as a client does who hangs up."""
+    """One request through the pipeline. Start `run` in a nursery; `leave` does what a client does that disconnects."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Visitor:
         assert abs(self.took_s - after_s) < 0.001, f"took {self.took_s} s"
 
     def refused(self, outcome: Outcome, status: int) -> bool:
-        """Whether it was turned away with these, in the log, in the header and in the body."""
+        """Whether it was refused with these, in the log, in the header and in the body."""
         header = self.client.header(b"x-sluicegate-outcome")
         seen = (self.outcome, self.client.status, header, self.client.finished)
         assert seen == (outcome.value, status, outcome.value.encode(), True), f"{seen} {self.client.body!r}"
@@ -118,7 +118,7 @@ class NeverWholeBody:
 
 
 def answer_with(running: Running, *parts: bytes) -> None:
-    """From now on, whoever connects to the engine gets these bytes for an answer, piece by piece, and then the end."""
+    """From now on, each connection to the engine gets these bytes as its answer, piece by piece, and then the end."""
 
     async def dial() -> Wire:
         await trio.lowlevel.checkpoint()

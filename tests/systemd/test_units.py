@@ -131,7 +131,7 @@ def test_a_unit_without_its_drop_in_would_be_noticed(tmp_path: Path) -> None:
         assert units.analyze(tmp_path, "security", "--offline=true", "--threshold=30", name).returncode != 0
 
 
-#: Tried again for as long as it takes: without it nobody hears of a GPU's fault, and what it waits for may take long.
+#: Retried without a limit: without it no alert reports a GPU's fault, and what it waits for may take long.
 UNLIMITED = {"nvidia-dcgm-exporter.service.d"}
 
 
@@ -148,7 +148,8 @@ def test_every_service_has_a_limit_to_its_restarts() -> None:
         assert values in ([], ["on-failure"]), path.name
 
 
-def test_a_service_that_keeps_failing_at_once_reaches_its_limit() -> None:
+def test_failing_service_reaches_its_limit() -> None:
+    """A service that fails at every start reaches the limit of starts within its interval."""
     for name in ("sluicegate.service", "vllm@.service", "open-webui.service"):
         (written,) = units.values(name, "RestartSec")
         pause = float(written.removesuffix("ms")) / 1000 if written.endswith("ms") else float(written.removesuffix("s"))
@@ -179,7 +180,8 @@ def test_a_failure_of_either_service_saves_diagnostics() -> None:
         assert units.values(name, "OnFailure") == ["sluicegate-diagnostics@%n.service"]
 
 
-def test_a_refused_configuration_never_reaches_the_daemon() -> None:
+def test_refused_configuration_stays_outside() -> None:
+    """A reload checks the configuration first, so that the daemon never reads an invalid one."""
     check, signal = units.values("sluicegate.service", "ExecReload")
     (serve,) = units.values("sluicegate.service", "ExecStart")
     assert check == serve.replace(" serve ", " check ")
@@ -203,7 +205,7 @@ def test_gpu_units_may_use_the_gpu() -> None:
     assert units.values("vllm@.service", "MemoryDenyWriteExecute") == []
 
 
-def test_open_webui_writes_below_its_state_directory_alone() -> None:
+def test_open_webui_writes_to_its_state_only() -> None:
     """ProtectSystem=strict makes everything else read-only, its installation first: it logs an error for each file."""
     environment = dict(line.partition("=")[::2] for line in units.values("open-webui.service", "Environment"))
     (state,) = units.values("open-webui.service", "StateDirectory")
@@ -211,7 +213,7 @@ def test_open_webui_writes_below_its_state_directory_alone() -> None:
         assert Path(environment[name]).is_relative_to(f"/var/lib/{state}"), name
 
 
-def test_several_engines_do_not_take_each_others_shared_memory() -> None:
+def test_engines_keep_their_shared_memory() -> None:
     """RemoveIPC= removes all of the user's when one unit stops, and all instances share a user."""
     assert units.values("vllm@.service", "RemoveIPC") == []
 

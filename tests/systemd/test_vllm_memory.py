@@ -63,7 +63,8 @@ def engine_of(memory: ModuleType, published: dict[str, Any]) -> Any:
     )
 
 
-def test_there_are_five_models_and_a_source_for_each_figure() -> None:
+def test_each_figure_has_a_source() -> None:
+    """At least five models have published figures, each with its source."""
     complete = [
         facts["model"]
         for facts in FACTS
@@ -133,7 +134,7 @@ def test_what_is_not_computed_is_said_and_not_guessed(
 
 
 @pytest.mark.parametrize("argument", ["--pipeline-parallel-size", "--data-parallel-size", "--cpu-offload-gb", "-q"])
-def test_weights_that_an_argument_spreads_are_not_too_large(memory: ModuleType, argument: str) -> None:
+def test_spread_weights_are_not_too_large(memory: ModuleType, argument: str) -> None:
     """They are not all on one GPU, or not as they are stored."""
     engine = memory.engine_of(instance(extra_args=[argument, "8"]))
     with pytest.raises(memory.Unknown, match=f"its weights need 15.3 of the 7.2 GiB .* extra_args has {argument}"):
@@ -144,9 +145,10 @@ def test_weights_that_an_argument_spreads_are_not_too_large(memory: ModuleType, 
     ("config", "arguments"),
     [({"intermediate_size": [8192, 16384]}, []), ({}, ["--max-num-batched-tokens=8k"])],
 )
-def test_what_nobody_has_foreseen_is_unknown_and_stops_nothing(
+def test_unforeseen_input_is_unknown(
     memory: ModuleType, tmp_path: Path, config: dict[str, object], arguments: list[str]
 ) -> None:
+    """Input that the program does not expect gives the verdict unknown and stops nothing."""
     directory = lay(tmp_path / "model")
     (directory / "config.json").write_text(json.dumps({**QWEN["config"], **config}))
     engine = memory.engine_of(instance(model=str(directory), extra_args=arguments))
@@ -156,7 +158,8 @@ def test_what_nobody_has_foreseen_is_unknown_and_stops_nothing(
 
 
 @pytest.mark.parametrize("argument", ["--quantization=fp8", "-q", "--cpu_offload_gb", "--speculative-config"])
-def test_an_argument_that_changes_memory_makes_it_unknown(memory: ModuleType, argument: str) -> None:
+def test_memory_argument_makes_it_unknown(memory: ModuleType, argument: str) -> None:
+    """An argument that changes the use of memory makes the verdict unknown."""
     engine = memory.engine_of(instance(extra_args=[argument, "8"]))
     with pytest.raises(memory.Unknown, match="extra_args has -"):
         memory.judge(engine, model_of(memory, QWEN), gpu(memory, GEFORCE))
@@ -173,9 +176,10 @@ def test_an_argument_that_changes_memory_makes_it_unknown(memory: ModuleType, ar
         ({}, 15.0, "too large", "give it 4 such GPUs"),
     ],
 )
-def test_the_verdict_says_what_it_needs_and_what_would_fit(
+def test_verdict_says_what_would_fit(
     memory: ModuleType, settings: dict[str, object], gib: float, verdict: str, words: str
 ) -> None:
+    """The verdict says how much memory the engine needs and what would fit."""
     found, sentence = memory.judge(memory.engine_of(instance(**settings)), model_of(memory, QWEN), gpu(memory, gib))
     assert found == verdict, sentence
     assert words in sentence
@@ -273,7 +277,8 @@ def test_a_directory_is_read(memory: ModuleType, tmp_path: Path) -> None:
         read(memory.engine_of(instance(model="/nonexistent/model")), "", tmp_path)
 
 
-def test_what_was_downloaded_before_is_read_without_the_hub(memory: ModuleType, tmp_path: Path) -> None:
+def test_downloaded_model_is_read_offline(memory: ModuleType, tmp_path: Path) -> None:
+    """A model that was downloaded before is read without the hub."""
     home = tmp_path / "models--Qwen--Qwen3-8B"
     lay(home / "snapshots/abc")
     (home / "refs").mkdir()
@@ -449,7 +454,8 @@ def test_it_runs_from_its_text_alone() -> None:
     assert json.loads(done.stdout)["instances"] == []
 
 
-def test_the_documentation_shows_what_it_says_of_the_example(memory: ModuleType) -> None:
+def test_documented_sentence_is_the_programs(memory: ModuleType) -> None:
+    """The documentation shows the program's own sentence about the example."""
     root = LIBEXEC.parents[1]
     [main] = yaml.safe_load((root / "ansible/inventories/example/group_vars/gpu_hosts.yml").read_text())[
         "vllm_instances"

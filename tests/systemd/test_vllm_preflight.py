@@ -58,7 +58,8 @@ def test_an_engine_left_behind_is_named(nvidia_smi: Fake, bin_dir: Path) -> None
     )
 
 
-def test_an_engine_left_behind_on_another_gpu_is_none_of_its_business(nvidia_smi: Fake, bin_dir: Path) -> None:
+def test_leftover_engine_on_another_gpu_passes(nvidia_smi: Fake, bin_dir: Path) -> None:
+    """Preflight ignores a leftover engine on a GPU that this instance does not use."""
     nvidia_smi(GPUS, f"GPU-bbbb1111, {NOBODY}, 70000, VLLM::EngineCore")
     assert preflight(bin_dir, ENGINE_GPUS="0") == (0, "")
 

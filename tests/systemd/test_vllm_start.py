@@ -112,7 +112,8 @@ def test_gpus_are_counted_as_nvidia_smi_does() -> None:
         ({}, []),
     ],
 )
-def test_tensor_parallel_over_all_gpus_unless_told_otherwise(settings: dict[str, str], sizes: list[str]) -> None:
+def test_tensor_parallel_over_all_gpus(settings: dict[str, str], sizes: list[str]) -> None:
+    """The engine uses all GPUs unless a setting says otherwise."""
     assert [argument for argument in arguments(**settings) if "tensor" in argument] == sizes
 
 
@@ -246,7 +247,8 @@ def test_the_real_process_gets_what_was_written(venv: Path, tmp_path: Path, valu
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_refusal_ends_with_2_and_says_where_to_change_it() -> None:
+def test_refusal_exits_with_2() -> None:
+    """The refusal exits with 2 and says where to change the setting."""
     done = run("vllm-start", env=LEAST | {"ENGINE_MAX_NUM_SEQS": "many"})
     assert done.returncode == 2
     assert done.stderr == (

@@ -98,9 +98,8 @@ def test_the_deadline_is_kept_and_says_what_was_seen(directory: Path, statuses: 
     assert "ENGINE_READY_TIMEOUT_S" in done.stderr
 
 
-def test_a_server_that_accepts_and_says_nothing_does_not_hold_it_up(
-    directory: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_silent_server_does_not_block(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A server that accepts a connection and says nothing costs no more than the timeout."""
     program = load("vllm-wait-ready")
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(directory / "engine.sock"))

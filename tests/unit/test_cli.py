@@ -225,9 +225,9 @@ def test_an_address_that_cannot_be_had_is_one_sentence(
     assert err.count("\n") == 1
 
 
-def test_a_socket_that_systemd_should_not_have_handed_over_is_one_sentence(
-    lifecycle: Serve, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unsuitable_systemd_socket_is_one_sentence(lifecycle: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """A socket that systemd should not have passed gives one sentence on stderr and exit status 1."""
+
     def serve(config: Config, read: Read) -> int:
         raise HandoverError("systemd's descriptor 3 (http) does not listen: the socket unit needs Accept=no")
 
@@ -341,7 +341,8 @@ def test_run_in_the_deployed_package_says_where_it_works(
     )
 
 
-def test_run_does_not_hide_that_something_else_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_reports_another_missing_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run` does not hide that a module other than its own is missing."""
     without("trio", monkeypatch)
     with pytest.raises(ModuleNotFoundError, match="trio"):
         cli.main(["run"])

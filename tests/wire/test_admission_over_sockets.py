@@ -76,11 +76,12 @@ async def test_shed(way: str, case: ShedCase, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/tokenize"])
-async def test_engine_unreachable_503_at_the_door_without_a_slot(way: str, path: str) -> None:
+async def test_engine_unreachable_503(way: str, path: str) -> None:
+    """The request gets a 503 on arrival, without a slot."""
     body = {"model": "fake-model", "prompt": "Hm?"} if path == "/tokenize" else question(path)
     async with open_engine() as engine, trio.open_nursery() as nursery:
         port = await nursery.start(engine.serve_tcp)
-        # No probe tells the gateway: the first request finds out, and from then on it is known at the door.
+        # No probe tells the gateway: the first request finds out, and later ones are refused on arrival.
         async with open_gateway(configuration(f"http://127.0.0.1:{port}", probe_interval_s=60)) as running:
             nursery.cancel_scope.cancel()
             await engine.until(lambda: engine.connections == 0)

@@ -1,4 +1,4 @@
-"""Requests that are none, or not for us: each is answered, nothing of it reaches the engine, nobody else notices."""
+"""Invalid requests and unknown paths: each is answered, nothing reaches the engine, and no other client notices."""
 
 import contextlib
 import itertools
@@ -69,7 +69,8 @@ async def test_a_head_that_is_none_is_a_400_and_the_end(head: bytes) -> None:
 
 
 @pytest.mark.parametrize("way", ["fast", "chunked", "http2"])
-async def test_a_body_that_is_none_is_a_400_in_the_clients_dialect(way: str) -> None:
+async def test_invalid_body_is_a_400(way: str) -> None:
+    """The 400 is in the client's dialect and quotes nothing of the body."""
     async with gate() as (engine, running):
         for path, body in itertools.product((CHAT, "/v1/messages"), BODIES_THAT_ARE_NONE.values()):
             answer = await visit(way, running, path, body)
@@ -105,7 +106,8 @@ async def test_a_body_that_does_not_come_to_its_end_is_a_408(sent: bytes) -> Non
         await at_rest(running)
 
 
-async def test_a_body_that_does_not_come_to_its_end_is_a_408_on_http2() -> None:
+async def test_incomplete_body_on_http2_is_a_408() -> None:
+    """A body on HTTP/2 that does not end in time gets a 408."""
     async with gate(body_read_s=0.1) as (_, running), Http2Visitor(await dial(running)) as visitor:
         await visitor.begin(CHAT)
         await assert_refused(running, await visitor.answer(), Outcome.INVALID, 408, retry_after=False)
@@ -114,7 +116,7 @@ async def test_a_body_that_does_not_come_to_its_end_is_a_408_on_http2() -> None:
 
 @pytest.mark.parametrize("fields", ["content-length: {}", "transfer-encoding: chunked"])
 @pytest.mark.parametrize("path", [CHAT, "/v1/audio/transcriptions", "/nowhere"])
-async def test_a_body_too_large_is_refused_and_the_answer_arrives_although_more_is_sent(path: str, fields: str) -> None:
+async def test_body_too_large_is_refused(path: str, fields: str) -> None:
     """The client reads only after it has sent all it can, as most programs do."""
     size, piece = 4_000_000, 50_000
     async with gate(body_max_bytes=100_000) as (engine, running), await raw(running) as client:
@@ -137,7 +139,8 @@ async def test_a_body_too_large_is_refused_and_the_answer_arrives_although_more_
         await at_rest(running)
 
 
-async def test_a_body_too_large_on_http2_leaves_the_connection_whole() -> None:
+async def test_body_too_large_on_http2() -> None:
+    """The refused body leaves the HTTP/2 connection usable."""
     async with gate(body_max_bytes=2000) as (_, running), Http2Visitor(await dial(running)) as visitor:
         await visitor.begin(CHAT)
         await visitor.more(b"x" * 3000)
@@ -190,7 +193,8 @@ async def _http2(running: Running, *head: tuple[bytes, bytes]) -> None:
     ],
     ids=["path", "method", "CONNECT", "no path", "length", "transfer-encoding"],
 )
-async def test_nonsense_on_http2_ends_its_own_connection_and_nothing_else(head: list[tuple[bytes, bytes]]) -> None:
+async def test_nonsense_on_http2(head: list[tuple[bytes, bytes]]) -> None:
+    """Nonsense ends its own connection and no other."""
     async with gate() as (engine, running), await come("http2", running) as bystander:
         assert (await bystander.ask(CHAT, question())).status == 200
         await _http2(running, *head)

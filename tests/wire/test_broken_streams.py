@@ -42,7 +42,7 @@ def without_additions(answer: RawAnswer) -> list[bytes]:
 
 
 async def assert_broken(running: Running, answer: RawAnswer, outcome: str, path: str = CHAT) -> None:
-    """The client's framing ends properly, with the dialect's error event, and everybody knows why."""
+    """The client's framing ends properly, with the dialect's error event, and log and metrics have the outcome."""
     assert (answer.status, answer.complete) == (200, True)
     assert answer.body.endswith(b"\n\n")
     *before, last = answer.events()
@@ -58,7 +58,8 @@ async def assert_broken(running: Running, answer: RawAnswer, outcome: str, path:
 
 @every_way
 @pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
-async def test_whatever_form_the_engine_gives_it_the_stream_is_the_same(way: str, path: str) -> None:
+async def test_stream_is_the_same_in_every_wire_form(way: str, path: str) -> None:
+    """The client's stream does not depend on how the engine frames and splits it."""
     async with gate() as (engine, running):
         few = Behaviour(token_interval_s=0.002, tokens=3)
         engine.script.next(few)
@@ -185,7 +186,8 @@ async def _on_unix(tmp_path: Path, engine: FakeEngine) -> str:
 
 
 @every_way
-async def test_an_engine_on_a_unix_socket_streams_breaks_and_falls_silent_alike(way: str, tmp_path: Path) -> None:
+async def test_engine_on_a_unix_socket(way: str, tmp_path: Path) -> None:
+    """An engine on a Unix socket streams, breaks and falls silent as one on TCP does."""
     async with open_engine() as engine:
         config = configuration(await _on_unix(tmp_path, engine), idle_s=0.15)
         async with open_gateway(config) as running:

@@ -16,7 +16,8 @@ SERVED_AGAIN_S = 2.0
 
 @pytest.mark.parametrize("path", QUESTIONS)
 @pytest.mark.parametrize("way", WAYS)
-async def test_killed_in_the_middle_of_a_stream_and_started_again(way: str, path: str) -> None:
+async def test_killed_within_a_stream(way: str, path: str) -> None:
+    """The stream ends with an error event, and the restarted engine serves again."""
     async with gate(max_active=1, probe_interval_s=1.0) as (engine, running):
         async with await come(way, running) as visitor:
             engine.script.next(Behaviour(hold=trio.Event(), hold_at=3))

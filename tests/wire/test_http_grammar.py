@@ -225,7 +225,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("way", ["fast", "ordinary"])
-async def test_what_is_valid_is_served_and_anything_else_is_refused_and_closed(way: str) -> None:
+async def test_only_valid_requests_are_served(way: str) -> None:
+    """Anything invalid is refused, and its connection is closed."""
     expected = {name: (one.status, one.kept, one.status == 200, one.kept) for name, one in CASES.items()}
     got: dict[str, tuple[int, bool, bool, bool]] = {}
     answers: dict[str, RawAnswer] = {}
@@ -288,7 +289,8 @@ async def test_a_refused_head_is_answered_in_its_dialect(way: str) -> None:
         assert running.metric("api_requests_total", endpoint="other", status="400") == 1
 
 
-async def test_a_broken_chunk_in_an_upload_that_is_passed_on_is_invalid_too() -> None:
+async def test_broken_chunk_in_an_upload() -> None:
+    """A broken chunk in an upload that is passed on makes the request invalid."""
     fields = "content-type: multipart/form-data; boundary=b\r\ntransfer-encoding: chunked"
     head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nhost: gate\r\n{fields}\r\n\r\n".encode()
     async with gate() as (_, running), await raw(running) as client:
@@ -312,7 +314,7 @@ async def test_options_of_the_server_as_a_whole_are_told() -> None:
         assert running.outcomes() == {}
 
 
-async def test_an_empty_line_behind_a_body_does_not_disturb_the_next_request() -> None:
+async def test_empty_line_after_a_body() -> None:
     """RFC 9112, 2.2: some old clients send one."""
     async with gate() as (engine, running), await raw(running) as client:
         for _ in range(2):

@@ -32,7 +32,8 @@ async def _answers(stream: trio.abc.Stream, count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("count", [2, 50])
-async def test_requests_in_one_write_are_answered_one_after_the_other(count: int) -> None:
+async def test_requests_in_one_write(count: int) -> None:
+    """Requests in one write are answered one after the other, in order."""
     async with gate(max_active=1) as (engine, running), await raw(running) as client:
         requests = [post(CHAT, ASK, f"x-request-id: number-{rank}") for rank in range(count)]
         await client.stream.send_all(b"".join(requests))
@@ -42,7 +43,8 @@ async def test_requests_in_one_write_are_answered_one_after_the_other(count: int
         await at_rest(running)
 
 
-async def test_pipelined_requests_of_both_kinds_keep_their_order() -> None:
+async def test_pipelined_requests_keep_their_order() -> None:
+    """Requests for the gate and for Quart's routes keep their order on one connection."""
     async with gate() as (_, running), await raw(running) as client:
         mixed = [post(CHAT, ASK), get("/health"), post(CHAT, ASK), get("/nowhere"), post("/v1/completions", {})]
         await client.stream.send_all(b"".join(mixed))
@@ -149,7 +151,8 @@ async def test_two_request_ids_are_one() -> None:
         assert [value for name, value in engine.posts()[0].headers if name == "x-request-id"] == ["ok.1"]
 
 
-async def test_more_connections_than_the_limit_are_turned_away_and_the_others_served() -> None:
+async def test_connections_over_the_limit_are_refused() -> None:
+    """A connection over the limit gets a 503; the others are served."""
     async with gate(connections_max=2) as (_, running):
         first, second = await raw(running), await raw(running)
         async with first, second:
@@ -173,7 +176,7 @@ async def _connections(running: Running, count: int) -> None:
 
 
 async def test_streams_side_by_side_on_one_http2_connection() -> None:
-    """Each has its own slot and its own answer, and one that is cancelled takes nobody with it."""
+    """Each has its own slot and its own answer, and one that is cancelled ends no other."""
     async with gate(max_active=3) as (engine, running), Http2Visitor(await dial(running)) as visitor:
         engine.script.next(Behaviour(hold=trio.Event(), hold_at=2))
         await visitor.send(CHAT, question(stream=True))

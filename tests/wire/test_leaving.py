@@ -1,4 +1,4 @@
-"""Clients that leave, by every means and on every way in: out of the line at once, or their slot free at once."""
+"""Clients that disconnect, by every means and on every way in: out of the queue at once, or their slot free at once."""
 
 from contextlib import AsyncExitStack
 
@@ -25,7 +25,8 @@ async def _outcome(running: Running, outcome: str) -> None:
             await wait_all_tasks_blocked()
 
 
-async def test_a_client_gone_while_waiting_is_out_of_the_line_at_once(way: str, how: str) -> None:
+async def test_client_gone_while_queued(way: str, how: str) -> None:
+    """The request leaves the queue at once, and its place is free."""
     async with gate(max_active=1, queue_max=1) as (engine, running), AsyncExitStack() as stack:
         holder, hold = await occupy(engine, running, way, stack)
         leaver = await line_up(running, way, stack)
@@ -36,13 +37,14 @@ async def test_a_client_gone_while_waiting_is_out_of_the_line_at_once(way: str, 
         hold.set()
         assert (await holder.answer()).status == (await next_one.answer()).status == 200
         await running.settled()
-        assert len(engine.posts()) == 2, "who left never reached the engine"
+        assert len(engine.posts()) == 2, "a request that left the queue never reached the engine"
         assert running.outcomes() == {"served": 2, "client_gone_queued": 1}
         assert running.metric("api_requests_total", endpoint=CHAT, status="none") == 1
         await at_rest(running)
 
 
-async def test_a_client_gone_between_two_requests_is_no_request(way: str, how: str) -> None:
+async def test_client_gone_between_two_requests(way: str, how: str) -> None:
+    """A client that disconnects between two requests counts as no request."""
     async with gate() as (_, running), await come(way, running) as leaver:
         assert (await leaver.ask(CHAT, question())).status == 200
         await leaver.leave("close" if how == "cancel" else how)
@@ -54,9 +56,8 @@ async def test_a_client_gone_between_two_requests_is_no_request(way: str, how: s
 
 
 @pytest.mark.parametrize(("stream", "events"), [(False, 0), (True, 0), (True, 3)], ids=["whole", "prefill", "stream"])
-async def test_a_client_gone_while_active_frees_its_slot_and_the_engine(
-    way: str, how: str, stream: bool, events: int
-) -> None:
+async def test_client_gone_while_active(way: str, how: str, stream: bool, events: int) -> None:
+    """The slot and the engine are free again."""
     async with gate(max_active=1) as (engine, running), await come(way, running) as leaver:
         engine.script.next(Behaviour(hold=trio.Event(), hold_at=events))
         await leaver.send(CHAT, question(stream=stream))
@@ -71,7 +72,8 @@ async def test_a_client_gone_while_active_frees_its_slot_and_the_engine(
         await at_rest(running)
 
 
-async def test_a_client_gone_before_its_body_was_whole_reaches_nobody(way: str, how: str) -> None:
+async def test_client_gone_within_its_body(way: str, how: str) -> None:
+    """A request whose body never became whole does not reach the engine."""
     head = f"POST {CHAT} HTTP/1.1\r\nhost: gate\r\ncontent-type: application/json\r\n"
     framing = {
         "fast": 'content-length: 99\r\n\r\n{"mess',

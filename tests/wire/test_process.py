@@ -19,7 +19,8 @@ from tests.unit.config.broken import BROKEN, Broken
 from tests.wire.daemons import TOML, run, started, streaming
 
 
-async def test_sigterm_finishes_what_runs_turns_away_the_rest_and_exits_0(config: Path) -> None:
+async def test_sigterm_drains_and_exits_0(config: Path) -> None:
+    """SIGTERM lets active requests finish, sheds the others and exits with 0."""
     async with started(config, environ={"MAX_ACTIVE": "1"}) as (engine, daemon):
         client, hold = await streaming(engine, daemon)
         async with client, await daemon.dial() as waiter, await daemon.dial() as watcher:
@@ -46,7 +47,8 @@ async def test_sigterm_finishes_what_runs_turns_away_the_rest_and_exits_0(config
         assert {line["outcome"] for line in daemon.lines("request")} == {"served", "shed_draining"}
 
 
-async def test_what_outlasts_the_drain_is_cut_with_an_error_event(config: Path) -> None:
+async def test_drain_deadline_cuts_with_an_error_event(config: Path) -> None:
+    """A stream that outlasts the drain is cut with an error event."""
     async with started(config, TOML + "[timeouts]\ndrain_s = 0.1\n") as (engine, daemon):
         client, _ = await streaming(engine, daemon)
         async with client:
@@ -81,7 +83,8 @@ async def test_sigint_stops_an_idle_one_at_once(config: Path) -> None:
         assert await client.stream.receive_some() == b""
 
 
-async def test_it_starts_without_an_engine_and_serves_when_one_appears(config: Path) -> None:
+async def test_starts_without_an_engine(config: Path) -> None:
+    """The gateway starts without an engine, and serves when one appears."""
     async with open_engine() as engine:
         with socket.create_server(("127.0.0.1", 0)) as reserved:
             port = reserved.getsockname()[1]
@@ -170,9 +173,9 @@ async def test_no_prompt_and_no_key_is_ever_logged(config: Path) -> None:
         assert b"sesame" not in daemon.output
 
 
-def test_a_crash_is_logged_without_its_message_and_not_hidden(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_crash_is_logged_and_not_hidden(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """The log has the place of the crash without its message, and the exception goes on."""
+
     async def crash(_: object, listeners: list[trio.SocketListener], task_status: object) -> None:
         for listener in listeners:
             await listener.aclose()

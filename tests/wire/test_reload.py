@@ -1,4 +1,4 @@
-"""A new configuration in a running gateway: what follows it, from when on, and who must not notice."""
+"""A new configuration in a running gateway: what follows it, from when on, and which requests must not notice."""
 
 from functools import partial
 from typing import Any
@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 import trio
 
-from sluicegate.config.schema import Config, QueueMode
+from sluicegate.config.schema import Address, Config, QueueMode
 from sluicegate.config.settings import SETTINGS, build, value_of
 from sluicegate.outcome import Outcome
+from sluicegate.relay.wire import Dial, dialer
 from tests.engine_contract.raw import get, post
+from tests.fakes.engine import open_engine
 from tests.fakes.script import Behaviour
-from tests.harness import CHAT, Running, question
+from tests.harness import CHAT, Running, configuration, open_gateway, question
 from tests.wire.visitors import WAYS, ask, come, gate, raw
 
 LONG = question(messages=[{"role": "user", "content": "x" * 4000}])
@@ -29,7 +31,8 @@ def reconfigure(running: Running, **settings: Any) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_new_limit_holds_for_the_next_request_on_a_connection_that_is_open(way: str) -> None:
+async def test_new_limit_on_an_open_connection(way: str) -> None:
+    """A new limit holds for the next request on an open connection."""
     async with gate() as (_, running), await come(way, running) as visitor:
         assert (await visitor.ask(CHAT, LONG)).status == 200
         reconfigure(running, body_max_bytes=2000)
@@ -48,7 +51,8 @@ async def test_a_new_bound_on_heads_holds_on_both_ways() -> None:
         assert (await ask(running, health)).status == 431
 
 
-async def test_a_new_bound_on_connections_turns_away_new_ones_alone() -> None:
+async def test_new_bound_on_connections() -> None:
+    """A new bound on connections refuses new ones only."""
     async with gate() as (_, running), await raw(running) as early:
         assert (await early.ask(post(CHAT, question()))).status == 200
         reconfigure(running, connections_max=1)
@@ -58,7 +62,8 @@ async def test_a_new_bound_on_connections_turns_away_new_ones_alone() -> None:
         assert (await ask(running, post(CHAT, question()))).status == 200
 
 
-async def test_what_runs_keeps_its_deadline_and_what_comes_gets_the_new_one() -> None:
+async def test_active_request_keeps_its_deadline() -> None:
+    """An active request keeps its deadline, and a new request gets the new one."""
     async with gate(max_active=2) as (engine, running), await raw(running) as early:
         hold = trio.Event()
         engine.script.next(Behaviour(hold=hold, hold_at=0))
@@ -72,7 +77,8 @@ async def test_what_runs_keeps_its_deadline_and_what_comes_gets_the_new_one() ->
         assert (await early.answer()).status == 200
 
 
-async def test_the_pump_takes_a_new_idle_deadline_over_for_the_streams_in_it() -> None:
+async def test_pump_takes_a_new_idle_deadline() -> None:
+    """The new idle deadline holds for the streams that are already in the pump."""
     async with gate() as (engine, running), await raw(running) as client:
         engine.script.next(Behaviour(hold=trio.Event(), hold_at=3))
         await client.stream.send_all(post(CHAT, question(stream=True)))
@@ -130,16 +136,17 @@ def probes_of(engine: Any) -> int:
     return sum(request.path == "/health" for request in engine.seen)
 
 
-async def test_a_new_bound_on_connecting_holds_for_the_next_connection() -> None:
-    async with gate() as (_, running):
-        made: list[float] = []
-        make_dial = running.gateway._make_dial
+async def test_new_bound_on_connecting() -> None:
+    """The next connection to the engine gets the new connect timeout."""
+    made: list[float] = []
 
-        def remember(address: Any, timeout_s: float) -> Any:
-            made.append(timeout_s)
-            return make_dial(address, timeout_s)
+    def remember(address: Address, timeout_s: float) -> Dial:
+        made.append(timeout_s)
+        return dialer(address, timeout_s)
 
-        running.gateway._make_dial = remember
-        reconfigure(running, connect_timeout_s=0.5)
-        assert made == [0.5]
-        assert (await ask(running, post(CHAT, question()))).status == 200
+    async with open_engine() as engine:
+        config = configuration(await engine.listen_tcp())
+        async with open_gateway(config, make_dial=remember) as running:
+            reconfigure(running, connect_timeout_s=0.5)
+            assert made == [config.engine.connect_timeout_s, 0.5]
+            assert (await ask(running, post(CHAT, question()))).status == 200

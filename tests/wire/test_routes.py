@@ -73,9 +73,8 @@ async def _in_state(state: State) -> AsyncIterator[tuple[FakeEngine, Running]]:
         (_down, "down", "cannot be reached", 0),
     ],
 )
-async def test_health_ready_models_and_metrics_say_how_the_engine_is(
-    state: State, status: str, why: str, up: int
-) -> None:
+async def test_routes_report_the_engines_state(state: State, status: str, why: str, up: int) -> None:
+    """/health, /ready, /v1/models and /metrics report the engine's state."""
     async with _in_state(state) as (_, running):
         healthy = status == "ok"
         health = await ask(running, get("/health"))
@@ -104,7 +103,7 @@ async def test_health_ready_models_and_metrics_say_how_the_engine_is(
         assert running.outcomes() == {}, "looking is not a request"
 
 
-async def test_while_draining_health_is_the_engines_and_ready_is_no_more() -> None:
+async def test_drain_ends_ready_but_not_health() -> None:
     """On a connection that was in use when the drain began: new ones are not accepted any more."""
     async with gate(max_active=1) as (engine, running), await raw(running) as asker, await raw(running) as watcher:
         hold = trio.Event()
@@ -128,7 +127,8 @@ async def test_while_draining_health_is_the_engines_and_ready_is_no_more() -> No
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_while_draining_a_request_on_an_idle_connection_is_told_so(way: str) -> None:
+async def test_idle_connection_is_told_of_the_drain(way: str) -> None:
+    """During a drain, a request on an idle connection is shed with a 503."""
     async with gate() as (engine, running), await raw(running) as asker, await come(way, running) as late:
         hold = trio.Event()
         assert (await late.ask(CHAT, question())).status == 200
@@ -145,19 +145,19 @@ async def test_while_draining_a_request_on_an_idle_connection_is_told_so(way: st
         running.assert_at_rest()
 
 
-async def test_a_connection_made_just_before_the_end_gets_its_first_answer() -> None:
+async def test_connection_made_before_the_end() -> None:
     """What a restart would otherwise cost: one client that connected in time and was cut off before it asked."""
     async with gate() as (_, running), await raw(running) as silent, await come("fast", running) as late:
         await trio.testing.wait_all_tasks_blocked()
         running.gateway.stop()
         await trio.testing.wait_all_tasks_blocked()
         await assert_refused(running, await late.ask(CHAT, question()), Outcome.SHED_DRAINING, 503)
-        assert await silent.stream.receive_some() == b"", "who asks nothing is not waited for"
+        assert await silent.stream.receive_some() == b"", "a drain does not wait for a client without a request"
         await running.gateway.stopped.wait()
         running.assert_at_rest()
 
 
-async def test_metrics_in_openmetrics_for_those_who_ask() -> None:
+async def test_metrics_in_openmetrics_if_asked() -> None:
     async with gate() as (_, running):
         request = get("/metrics").replace(b"\r\n\r\n", b"\r\naccept: application/openmetrics-text\r\n\r\n")
         assert (await ask(running, request)).body.endswith(b"# EOF\n")
@@ -213,7 +213,8 @@ async def test_what_needs_no_gpu_takes_no_slot(way: str) -> None:
 
 
 @pytest.mark.parametrize("configured", ["", "fake-model", "another"])
-async def test_a_body_without_model_gets_the_configured_or_the_engines_first(configured: str) -> None:
+async def test_missing_model_is_filled_in(configured: str) -> None:
+    """A body without a model gets the configured model, or else the engine's first."""
     async with gate(model_name=configured) as (engine, running):
         for body in ({"messages": [{"role": "user", "content": "Hm?"}]}, question(model=None)):
             answer = await ask(running, post(CHAT, body))
@@ -225,7 +226,8 @@ async def test_a_body_without_model_gets_the_configured_or_the_engines_first(con
         assert sent["model"] == "mine"
 
 
-async def test_requests_are_counted_for_the_model_that_they_are_for() -> None:
+async def test_requests_are_counted_by_model() -> None:
+    """Each request is counted for its model; unknown models share one label."""
     async with gate() as (_, running):
         await ask(running, post(CHAT, question()))
         await ask(running, post(CHAT, {"messages": [{"role": "user", "content": "Hm?"}]}))
@@ -314,7 +316,7 @@ async def test_headers_that_cross_and_those_that_do_not() -> None:
 
 
 def _spellings(path: str) -> list[str]:
-    """Ways to write `path` that somebody might take for it."""
+    """Ways to write `path` that a lenient server might accept."""
     first, rest = path[1], path[2:]
     escaped = f"/%{ord(first):02x}{rest}"
     return [
@@ -387,7 +389,8 @@ async def test_unix_sockets_on_both_sides(tmp_path: Path) -> None:
             assert (await _over_unix(running)).status == 200
 
 
-def test_a_unix_socket_that_somebody_listens_on_is_left_alone(tmp_path: Path) -> None:
+def test_unix_socket_in_use_is_left_alone(tmp_path: Path) -> None:
+    """A Unix socket on which another program listens is not replaced."""
     path = str(tmp_path / "gate.sock")
     with socket.socket(socket.AF_UNIX) as living:
         living.bind(path)
@@ -398,7 +401,8 @@ def test_a_unix_socket_that_somebody_listens_on_is_left_alone(tmp_path: Path) ->
             client.connect(path)
 
 
-def test_a_unix_socket_whose_listener_is_too_busy_to_answer_is_left_alone(tmp_path: Path) -> None:
+def test_busy_unix_socket_is_left_alone(tmp_path: Path) -> None:
+    """A Unix socket whose listener is too busy to answer is not replaced."""
     path = str(tmp_path / "gate.sock")
     with socket.socket(socket.AF_UNIX) as living, socket.socket(socket.AF_UNIX) as waiting:
         living.bind(path)

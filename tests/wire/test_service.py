@@ -61,7 +61,8 @@ async def metric(daemon: Daemon, name: str) -> float:
 # --- notifications ---
 
 
-async def test_systemd_is_told_when_it_is_ready_how_it_is_and_when_it_stops(config: Path) -> None:
+async def test_systemd_is_told_the_state(config: Path) -> None:
+    """systemd is told when the daemon is ready, what state it is in and when it stops."""
     async with service(config, ONE + "[timeouts]\ndrain_s = 7\n") as (engine, daemon, manager):
         ready = await manager.heard("READY=1")
         assert ready["STATUS"].startswith("Serving on 127.0.0.1:")
@@ -78,7 +79,8 @@ async def test_systemd_is_told_when_it_is_ready_how_it_is_and_when_it_stops(conf
         assert await daemon.process.wait() == 0
 
 
-async def test_a_watchdog_is_fed_under_way_idle_and_while_it_drains(config: Path) -> None:
+async def test_watchdog_is_fed_in_every_state(config: Path) -> None:
+    """The watchdog is fed while the daemon serves, idles and drains."""
     async with service(config, environ={"WATCHDOG_USEC": "200000"}) as (engine, daemon, manager):
         await manager.heard("WATCHDOG=1")
         client, hold = await streaming(engine, daemon)
@@ -95,7 +97,8 @@ async def test_a_watchdog_is_fed_under_way_idle_and_while_it_drains(config: Path
         assert daemon.lines("wedged") == []
 
 
-async def test_without_a_watchdog_and_a_manager_nothing_is_different(config: Path) -> None:
+async def test_without_a_watchdog_or_a_manager(config: Path) -> None:
+    """Without a watchdog and a manager the daemon stops as usual."""
     async with service(config, environ={"NOTIFY_SOCKET": ""}) as (_, daemon, _manager):
         daemon.terminate()
         assert await daemon.process.wait() == 0
@@ -104,7 +107,8 @@ async def test_without_a_watchdog_and_a_manager_nothing_is_different(config: Pat
 # --- a socket of systemd's ---
 
 
-async def test_a_socket_of_systemds_outlives_the_daemon_and_loses_no_connection(config: Path) -> None:
+async def test_systemds_socket_outlives_the_daemon(config: Path) -> None:
+    """A socket of systemd's outlives the daemon, and no connection is lost."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         address = f"127.0.0.1:{sock.getsockname()[1]}"
         async with service(config, environ={"LISTEN": address}, sock=sock) as (_, daemon, manager):
@@ -122,7 +126,7 @@ async def test_a_socket_of_systemds_outlives_the_daemon_and_loses_no_connection(
                 assert (await early.answer()).status == 200
 
 
-async def test_requests_that_waited_in_the_socket_are_served_by_the_next_daemon(config: Path) -> None:
+async def test_requests_in_the_socket_are_served_later(config: Path) -> None:
     """A restart costs no client a request: the engine is asked before the first of them is answered."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         async with AsyncExitStack() as stack:
@@ -136,7 +140,7 @@ async def test_requests_that_waited_in_the_socket_are_served_by_the_next_daemon(
 
 
 async def waiting_in(sock: socket.socket, stack: AsyncExitStack, request: bytes) -> RawClient:
-    """A client whose request waits in a socket that nobody accepts from."""
+    """A client whose request waits in a socket from which no process accepts."""
     client = await stack.enter_async_context(RawClient(await trio.open_tcp_stream(*sock.getsockname())))
     await client.stream.send_all(request)
     return client
@@ -157,7 +161,8 @@ async def test_a_unix_socket_of_systemds_stays_where_it_is(config: Path) -> None
         assert await trio.Path(path).is_socket()
 
 
-async def test_a_configuration_that_says_another_address_is_told_what_to_do(config: Path) -> None:
+async def test_other_listen_address_is_reported(config: Path) -> None:
+    """A configured address other than the socket's is logged with what to do."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
         async with service(config, environ={"LISTEN": f"127.0.0.2:{port}"}, sock=sock) as (_, daemon, _manager):
@@ -169,7 +174,8 @@ async def test_a_configuration_that_says_another_address_is_told_what_to_do(conf
             )
 
 
-async def test_a_socket_that_does_not_listen_is_one_sentence_and_exit_1(config: Path) -> None:
+async def test_socket_that_does_not_listen(config: Path) -> None:
+    """The daemon prints one sentence and exits with 1."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         async with run("http://127.0.0.1:1", config, sock=sock) as daemon:
@@ -182,7 +188,8 @@ async def test_a_socket_that_does_not_listen_is_one_sentence_and_exit_1(config: 
 # --- reload ---
 
 
-async def test_a_reload_leaves_streams_alone_and_gives_new_slots_to_those_who_wait(config: Path) -> None:
+async def test_reload_grants_new_slots(config: Path) -> None:
+    """A reload leaves streams alone and grants new slots to queued requests."""
     async with service(config, ONE) as (engine, daemon, manager):
         client, hold = await streaming(engine, daemon)
         async with client, await daemon.dial() as waiter:
@@ -205,7 +212,8 @@ async def test_a_reload_leaves_streams_alone_and_gives_new_slots_to_those_who_wa
         assert await metric(daemon, "api_config_last_reload_successful") == 1
 
 
-async def test_a_reload_at_fault_is_refused_with_all_faults_and_the_old_one_goes_on(config: Path) -> None:
+async def test_invalid_reload_is_refused(config: Path) -> None:
+    """A refused reload logs all configuration errors, and the old configuration stays."""
     async with service(config, ONE) as (_, daemon, manager):
         await daemon.reload(config, "[admission]\nmax_active = 0\nqueue_mx = 3\n")
         refused = await daemon.logged("reload_refused", 2)
@@ -224,7 +232,8 @@ async def test_a_reload_at_fault_is_refused_with_all_faults_and_the_old_one_goes
         assert await metric(daemon, "api_config_last_reload_successful") == 1
 
 
-async def test_a_change_that_needs_a_restart_refuses_the_whole_reload(config: Path) -> None:
+async def test_restart_setting_refuses_the_reload(config: Path) -> None:
+    """A change that needs a restart refuses the whole reload."""
     async with service(config, ONE) as (_, daemon, _manager):
         await daemon.reload(config, TWO + '[log]\nformat = "text"\n')
         (refused,) = await daemon.logged("reload_refused")
@@ -253,7 +262,8 @@ async def test_the_environment_still_wins(config: Path) -> None:
         assert await metric(daemon, "api_max_active") == 3
 
 
-async def test_a_reload_while_it_stops_is_refused_and_the_stop_goes_on(config: Path) -> None:
+async def test_reload_while_stopping_is_refused(config: Path) -> None:
+    """The reload is refused, and the stop goes on."""
     async with service(config, ONE) as (engine, daemon, _manager):
         client, hold = await streaming(engine, daemon)
         async with client:

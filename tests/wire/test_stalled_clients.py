@@ -48,13 +48,14 @@ async def stalled(way: str, running: Running, path: str, body: Any) -> AsyncIter
 
 @every_way
 @both_kinds
-async def test_a_client_that_does_not_read_is_cut_and_its_slot_goes_to_the_next(way: str, path: str, body: Any) -> None:
+async def test_stalled_client_is_cut(way: str, path: str, body: Any) -> None:
+    """A client that does not read is cut, and the next request gets its slot."""
     async with gate(max_active=1, client_stall_s=STALL_S, idle_s=60.0) as (engine, running):
         engine.script.next(Behaviour(fault=Fault(Kind.HUGE_EVENT, 2, size=TOO_MUCH)))
         async with stalled(way, running, path, body) as visitor:
             await engine.until(lambda: len(engine.posts()) == 1)
             with trio.fail_after(SOON_S):
-                assert (await visit("fast", running)).status == 200, "it waits for the slot, and gets it"
+                assert (await visit("fast", running)).status == 200, "it is queued, and gets the slot"
             assert running.outcomes() == {"client_stalled": 1, "served": 1}
             await engine.until(lambda: engine.running == 0)
             await assert_cut(running, visitor)
@@ -72,7 +73,7 @@ async def assert_cut(running: Running, visitor: Visitor) -> None:
 
 @every_way
 @both_kinds
-async def test_a_client_that_does_not_read_does_not_delay_the_end(
+async def test_stalled_client_does_not_delay_the_end(
     way: str, path: str, body: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it may still be told is bounded: by LAST_WORDS_S, and by nothing else here."""

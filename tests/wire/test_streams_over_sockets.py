@@ -80,7 +80,8 @@ MODES = ["at once", "head, body", "each chunk", "anywhere 1", "anywhere 2", "any
 
 @every_way
 @every_wire
-async def test_every_recorded_stream_one_after_the_other_on_one_connection(wire: str, way: str, tmp_path: Path) -> None:
+async def test_recorded_streams_on_one_connection(wire: str, way: str, tmp_path: Path) -> None:
+    """Every recorded stream passes, one after another, on one connection."""
     async with opened(wire, tmp_path) as (upstream, running), await come(way, running) as visitor:
         for stream in STREAMS:
             for mode in MODES:
@@ -120,9 +121,8 @@ async def test_every_recorded_stream_byte_by_byte(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "step"), [("chat_length", 1), ("completions_echo", 1), ("messages_length", 1), ("responses_length", 7)]
 )
-async def test_a_recorded_stream_in_two_reads_whatever_the_byte_between_them(
-    name: str, step: int, tmp_path: Path
-) -> None:
+async def test_recorded_stream_in_two_reads(name: str, step: int, tmp_path: Path) -> None:
+    """A recorded stream may be cut into two reads at any byte."""
     (stream,) = (each for each in STREAMS if each.name == name)
     raw = stream.head + stream.raw
     async with opened("unix", tmp_path) as (upstream, running), await come("fast", running) as visitor:
@@ -170,9 +170,8 @@ async def test_the_framing_is_the_engines_own(tmp_path: Path) -> None:
             assert chunks == [event for rank, event in enumerate(stream.events) if rank != stream.usage_at]
 
 
-async def test_without_descriptors_for_the_pump_streams_take_the_ordinary_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_streams_without_the_pump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without descriptors for the pump, streams take the ordinary way."""
     refused = []
 
     def dup(fd: int) -> int:
@@ -211,7 +210,8 @@ async def read_all(stream: trio.SocketStream) -> bytes:
 
 
 @pytest.mark.parametrize("at", [0, 3], ids=["in its first event", "in the pump"])
-async def test_a_stream_whose_time_is_over_while_its_client_sleeps_is_still_soundly_framed(at: int) -> None:
+async def test_timed_out_stream_is_soundly_framed(at: int) -> None:
+    """A stream that times out while its client does not read is still soundly framed."""
     async with gate(request_s=0.4, client_stall_s=60.0) as (engine, running):
         engine.script.next(Behaviour(token_interval_s=0.005, fault=Fault(Kind.HUGE_EVENT, at, size=TOO_MUCH)))
         async with FastVisitor(await dial_deaf(running)) as visitor:
@@ -226,9 +226,7 @@ async def test_a_stream_whose_time_is_over_while_its_client_sleeps_is_still_soun
         assert running.outcomes() == {"timeout_total": 1}
 
 
-async def test_nothing_comes_behind_the_end_of_a_stream_whose_time_is_over_while_its_client_sleeps(
-    tmp_path: Path,
-) -> None:
+async def test_nothing_follows_a_timed_out_stream(tmp_path: Path) -> None:
     """The engine has said all, and the end of the body waits with the rest for the client to take it."""
     head, token = STREAMS[0].head, framed(STREAMS[0].events[1])
     rest = framed(b"data: %s\n\n" % (b"x" * 60_000)) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
@@ -248,7 +246,8 @@ async def test_nothing_comes_behind_the_end_of_a_stream_whose_time_is_over_while
         assert running.outcomes() == {"timeout_total": 1}
 
 
-async def test_an_answer_whose_time_is_over_while_its_client_sleeps_has_nothing_in_it_that_is_not_the_engines() -> None:
+async def test_timed_out_answer_has_only_engine_bytes() -> None:
+    """An answer that times out while its client does not read has only the engine's bytes in it."""
     async with gate(request_s=0.4, client_stall_s=60.0) as (engine, running):
         async with FastVisitor(await dial_deaf(running)) as visitor:
             await visitor.send("/v1/rerank", {"model": "fake-model", "query": "x", "documents": ["x" * TOO_MUCH]})

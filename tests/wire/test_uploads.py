@@ -54,7 +54,8 @@ USAGE = {"type": "duration", "seconds": 1}
 
 
 @every_framing
-async def test_an_upload_that_is_given_up_before_it_was_read_is_refused_like_any_other(framing: str) -> None:
+async def test_unread_upload_is_refused(framing: str) -> None:
+    """An upload that times out in the queue before it was read is refused like any other request."""
     async with gate(max_active=1, queue_timeout_s=0.1) as (engine, running):
         holder, hold = await occupy(engine, running)
         async with holder, await line_up(running, framing) as waiter:
@@ -67,7 +68,8 @@ async def test_an_upload_that_is_given_up_before_it_was_read_is_refused_like_any
 
 
 @every_framing
-async def test_a_client_gone_while_its_upload_waits_is_out_of_the_line_at_once(framing: str) -> None:
+async def test_client_gone_while_its_upload_is_queued(framing: str) -> None:
+    """The request leaves the queue at once."""
     async with gate(max_active=1) as (engine, running):
         holder, hold = await occupy(engine, running)
         async with holder:
@@ -82,7 +84,8 @@ async def test_a_client_gone_while_its_upload_waits_is_out_of_the_line_at_once(f
 
 
 @every_framing
-async def test_a_client_gone_while_its_upload_is_worked_on_frees_slot_and_engine(framing: str) -> None:
+async def test_client_gone_while_its_upload_is_active(framing: str) -> None:
+    """The slot and the engine are free again."""
     async with gate(max_active=1) as (engine, running):
         engine.script.next(Behaviour(hold=trio.Event()))
         visitor = await come("fast", running)

@@ -255,7 +255,7 @@ async def log_line(running: Running, request_id: str | None) -> dict[str, Any]:
 async def assert_refused(
     running: Running, answer: RawAnswer, outcome: Outcome, status: int, *, path: str = CHAT, retry_after: bool = True
 ) -> str:
-    """It was turned away so, and everybody was told: client, log, metrics. The error's message."""
+    """It was refused so, and client, log and metrics say the same. Returns the error's message."""
     assert (answer.status, answer.complete) == (status, True), answer
     assert answer.header("x-sluicegate-outcome") == outcome.value
     assert answer.header("content-type") == "application/json"

@@ -23,7 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-#: The host has the library (python3-yaml), whoever checks the types of this file need not.
+#: The host has the library (python3-yaml); the machine that checks the types of this file may lack it.
 yaml: Any = importlib.import_module("yaml")
 
 VERSION = "13.0.1"

@@ -1,4 +1,4 @@
-"""Accepting goes on through what belongs to single connections and through a lack of descriptors, and no further."""
+"""Accepting survives errors of single connections and a lack of descriptors, and nothing else."""
 
 import errno
 import logging
@@ -31,7 +31,8 @@ async def listening() -> trio.SocketListener:
     return listener
 
 
-async def test_a_crowd_is_accepted_and_every_connection_has_what_it_needs() -> None:
+async def test_crowd_is_accepted() -> None:
+    """A crowd of connections is accepted in one go, and each has the socket options it needs."""
     listener, visitors = await listening(), Visitors()
     clients = [socket.create_connection(listener.socket.getsockname()) for _ in range(2 * BURST + 1)]
     async with trio.open_nursery() as nursery:
@@ -85,15 +86,13 @@ async def accept_after(errors: list[int], monkeypatch: pytest.MonkeyPatch) -> in
     return len(visitors.accepted)
 
 
-async def test_connections_that_broke_before_they_were_accepted_are_nobodys_fault(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_broken_connections_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that broke before they were accepted do not stop the loop."""
     assert await accept_after([errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN], monkeypatch) == 1
 
 
-async def test_without_descriptors_it_rests_says_so_and_goes_on(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_without_descriptors_it_rests(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Without free descriptors the loop logs an error, pauses and goes on."""
     began = trio.current_time()
     with caplog.at_level(logging.ERROR):
         assert await accept_after([errno.EMFILE], monkeypatch) == 1

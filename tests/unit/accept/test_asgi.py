@@ -45,9 +45,8 @@ async def client_of(transport: Transport, nursery: trio.Nursery) -> AsgiClient:
 
 
 @pytest.mark.parametrize("whole", [True, False])
-async def test_a_client_that_takes_each_piece_in_time_gets_all_of_a_large_answer(
-    autojump_clock: MockClock, whole: bool
-) -> None:
+async def test_slow_client_gets_a_large_answer(autojump_clock: MockClock, whole: bool) -> None:
+    """A client that takes each piece in time gets all of a large answer."""
     transport = Transport(takes_s=STALL_S - 1)
     data = b"x" * (10 * PIECE + 1)
     async with trio.open_nursery() as nursery:
@@ -71,7 +70,8 @@ async def test_a_client_that_takes_each_piece_in_time_gets_all_of_a_large_answer
 
 
 @pytest.mark.parametrize("step", ["start", "send", "finish"])
-async def test_a_client_that_does_not_take_a_piece_in_time_is_stalled(autojump_clock: MockClock, step: str) -> None:
+async def test_client_that_takes_nothing_is_stalled(autojump_clock: MockClock, step: str) -> None:
+    """A client that does not take a piece in time is stalled, whatever the call."""
     transport = Transport()
     async with trio.open_nursery() as nursery:
         client = await client_of(transport, nursery)

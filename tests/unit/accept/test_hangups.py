@@ -1,4 +1,4 @@
-"""Who hung up: told at once, to whom it concerns, and to nobody else."""
+"""Disconnected clients: the owner of the connection is told at once, and no other."""
 
 import socket
 import struct
@@ -101,7 +101,8 @@ async def test_who_is_gone_already_is_told_at_once() -> None:
         ours.close()
 
 
-async def test_nobody_is_told_after_unregistering_and_a_number_given_out_anew_is_another_connection() -> None:
+async def test_reused_number_is_another_connection() -> None:
+    """No callback runs after unregistering, even if a new connection gets the same descriptor number."""
     async with watching() as hangups:
         ours, theirs = connection()
         first, second, canary = Told(), Told(), Told()

@@ -38,7 +38,8 @@ def test_the_first_sane_one_counts() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_whatever_comes_for_an_id_what_is_used_can_be_logged(value: bytes) -> None:
+def test_request_id_can_be_logged(value: bytes) -> None:
+    """Whatever the client sends as an ID, the one that is used is short, printable and free of quotes."""
     used = request_id([(b"x-request-id", value)])
     assert 1 <= len(used) <= 128
     assert used.isascii()
@@ -93,7 +94,8 @@ def test_two_lengths_or_none_is_refused(headers: Headers) -> None:
 
 
 @pytest.mark.parametrize("length", [b"1025", b"9" * 15, b"9" * 16, b"9" * 5000, b"0" * 16])
-def test_a_length_over_the_limit_or_too_long_to_be_true_is_too_large(length: bytes) -> None:
+def test_length_over_the_limit_is_too_large(length: bytes) -> None:
+    """A length over the limit, or with too many digits, is too large."""
     with pytest.raises(Refusal) as caught:
         declared_length([(b"content-length", length)], LIMITS)
     assert (caught.value.outcome, caught.value.status) == (Outcome.TOO_LARGE, 413)
@@ -113,7 +115,8 @@ def test_refusals_name_their_limit() -> None:
     )
 
 
-async def test_a_request_knows_when_it_came_and_finds_its_headers(mock_clock: MockClock) -> None:
+async def test_request_has_its_time_and_headers(mock_clock: MockClock) -> None:
+    """A request knows when it arrived, and finds a header by its name."""
     mock_clock.jump(12.5)
     headers: Headers = [(b"x-request-id", b"mine"), (b"accept", b"a"), (b"accept", b"b")]
     request = make_request(ENDPOINTS[CHAT], headers, SimBody(b""))

@@ -150,7 +150,8 @@ def test_faults_of_the_engine_and_ours_are_warnings(book: Book) -> None:
     }
 
 
-def test_a_refusal_at_the_door_has_no_latency_and_no_wait(book: Book) -> None:
+def test_shed_request_has_no_latency(book: Book) -> None:
+    """A request that is refused at once has neither a latency nor a time in the queue."""
     record = book.ledger.open("r1", CHAT, stream=True)
     record.queued_at = 1000.0
     record.status = 429
@@ -176,7 +177,7 @@ def test_waiting_in_vain_counts_as_waiting(book: Book, outcome: Outcome) -> None
     assert book.lines()[0]["queue_s"] == 120.0
 
 
-def test_turned_away_at_the_door_did_not_wait(book: Book) -> None:
+def test_shed_at_once_did_not_wait(book: Book) -> None:
     record = book.ledger.open("r1", CHAT)
     book.clock.now = 1000.5
     book.ledger.settle(record, Outcome.SHED_QUEUE_TIMEOUT)
@@ -231,7 +232,7 @@ def test_times_out_of_order_are_never_negative() -> None:
 
 
 def test_no_field_of_a_record_can_hold_an_answer() -> None:
-    """Whoever adds a field decides here whether it may be logged; text is listed, one by one."""
+    """A new field needs a decision here whether it may be logged; text fields are listed one by one."""
     texts = {field.name for field in fields(Record) if "str" in str(field.type)}
     assert texts == {"request_id", "endpoint", "model", "model_used", "detail"}
     assert texts - set(LOGGED) == {"model_used"}
@@ -251,7 +252,8 @@ def test_every_sink_gets_each_settled_record_once() -> None:
     assert first == second == [one]
 
 
-async def test_none_open_returns_to_all_that_wait_when_the_last_request_ends() -> None:
+async def test_none_open_wakes_all_waiters() -> None:
+    """none_open() returns to all its callers when the last request ends."""
     ledger = Ledger([], Clock())
     await ledger.none_open()
     returned: list[int] = []

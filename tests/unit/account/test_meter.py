@@ -85,13 +85,15 @@ def test_the_final_frame_of_who_did_not_ask(stream: Stream) -> None:
     assert json.loads(frame.removeprefix(b": sluicegate ")) == times
 
 
-def test_the_final_frame_is_empty_where_the_usage_chunk_has_the_stamp() -> None:
+def test_no_final_frame_after_a_stamped_usage() -> None:
+    """The final frame is empty where the usage chunk has the stamp."""
     meter = meter_for(usage_asked=True)
     relay(meter, CHAT)
     assert meter.final_frame() == b""
 
 
-def test_the_final_frame_stands_in_where_no_usage_chunk_came() -> None:
+def test_final_frame_without_a_usage_chunk() -> None:
+    """The final frame stands in for a requested usage chunk that never came."""
     meter = meter_for(usage_asked=True)
     relay(meter, (ROLE, DONE))
     assert meter.final_frame() == b': sluicegate {"ttft_s":2.0,"latency_s":2.0}\n\n'
@@ -119,7 +121,8 @@ def test_a_stream_of_nothing_but_its_end_tells_no_ttft() -> None:
     assert json.loads(meter.final_frame().removeprefix(b": sluicegate ")).keys() >= {"latency_s"}
 
 
-def test_times_are_those_of_the_first_event_and_of_the_end() -> None:
+def test_times_of_first_event_and_end() -> None:
+    """The times are those of the first event and of the end; a comment does not count."""
     meter = StreamMeter(Dialect.CHAT, False, ticking(1.0, 2.0, 3.0, 4.0, 5.0), 0.0)
     assert meter.pass_on(b": ping\n\n") == b": ping\n\n"
     assert (meter.first_at, meter.last_at) == (None, None)
@@ -158,7 +161,8 @@ def test_a_second_done_is_dropped() -> None:
     assert meter.done_count == 3
 
 
-def test_done_does_not_end_the_dialects_that_have_an_end_of_their_own() -> None:
+def test_done_ends_no_dialect_with_its_own_end() -> None:
+    """[DONE] does not end a dialect that has a final event of its own."""
     for dialect in (Dialect.RESPONSES, Dialect.MESSAGES):
         meter = meter_for(dialect)
         assert relay(meter, (DONE, DONE)) == [DONE, b""]
@@ -215,7 +219,8 @@ def test_what_is_not_understood_passes_unharmed(event: bytes, usage_asked: bool)
 
 
 @pytest.mark.parametrize("counts", ["{}", '{"prompt_tokens":"1","completion_tokens":2}', '{"prompt_tokens":1}', "[]"])
-def test_a_usage_chunk_of_odd_counts_is_hidden_all_the_same_and_the_last_good_counts_stay(counts: str) -> None:
+def test_odd_usage_chunk_is_hidden(counts: str) -> None:
+    """A usage chunk with odd counts is hidden like any other, and the last good counts stay."""
     meter = meter_for()
     meter.pass_on(data(CHUNK, '"choices":[{"index":0}]', '"usage":{"prompt_tokens":3,"completion_tokens":2}'))
     assert meter.pass_on(data(CHUNK, '"choices":[]', f'"usage":{counts}')) == b""
@@ -233,21 +238,24 @@ def test_data_on_several_lines_is_stamped_in_its_last() -> None:
     assert out == event.replace(b"data: }\n", b"data: " + stamp + b"}\n")
 
 
-def test_the_name_alone_tells_the_end_of_an_answer_too_large_to_hold() -> None:
+def test_huge_last_event_is_known_by_its_name() -> None:
+    """The name alone marks the end if the last event is too large to hold."""
     meter = meter_for(Dialect.RESPONSES)
     piece = b'event: response.completed\ndata: {"type":"response.completed","response":{"output":[{"text":"aaa'
     assert meter.pass_on(piece) is piece
     assert (meter.ended, meter.failed, meter.usage) == (True, False, None)
 
 
-def test_a_message_delta_without_input_tokens_keeps_those_of_the_start() -> None:
+def test_message_start_keeps_its_input_tokens() -> None:
+    """A message_delta without input tokens keeps those of the message_start."""
     for counts in ('{"output_tokens":8}', '{"output_tokens":8,"input_tokens":0}'):
         meter = meter_for(Dialect.MESSAGES)
         relay(meter, (MESSAGES[0], named("message_delta", f'"usage":{counts}')))
         assert meter.usage == Usage(36, 8)
 
 
-def test_a_message_that_never_tells_its_output_has_no_usage() -> None:
+def test_message_without_output_has_no_usage() -> None:
+    """A message that never gives its output tokens has no usage."""
     meter = meter_for(Dialect.MESSAGES)
     relay(meter, (MESSAGES[0], named("message_delta", '"usage":{"input_tokens":1}'), named("message_other", '"x":1')))
     assert meter.usage is None
@@ -306,7 +314,8 @@ def numbered(number: int) -> bytes:
     return named("response.output_text.delta", f'"sequence_number":{number}', '"delta":"a \\"sequence_number\\":99 b"')
 
 
-def test_the_next_sequence_number_follows_the_latest_event() -> None:
+def test_sequence_number_follows_the_last_event() -> None:
+    """The next sequence number is one more than that of the latest event."""
     meter = StreamMeter(Dialect.RESPONSES, False, lambda: 1.0, 0.0)
     assert meter.next_sequence_number == 0
     for number in range(5):  # the first is looked at, the others pass unseen

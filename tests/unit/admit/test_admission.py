@@ -44,7 +44,7 @@ def refused(admission: Admission) -> Refusal:
 
 
 async def enter_and_wait(admission: Admission) -> None:
-    """Enter, wait for a slot as the pipeline does, and give it back."""
+    """Enter, wait for a slot as the pipeline does, and release it."""
     ticket = admission.enter(ANYONE)
     try:
         await admission.wait(ticket)
@@ -52,7 +52,8 @@ async def enter_and_wait(admission: Admission) -> None:
         admission.settle(ticket)
 
 
-async def test_a_free_slot_is_taken_at_the_door_without_a_task_switch() -> None:
+async def test_free_slot_is_taken_at_once() -> None:
+    """A free slot is granted on arrival, without a task switch."""
     async with open_admission(max_active=2) as admission:
         first, second = admission.enter(ANYONE), admission.enter(ANYONE)
         assert first.active
@@ -61,7 +62,8 @@ async def test_a_free_slot_is_taken_at_the_door_without_a_task_switch() -> None:
         assert repr(admission) == "<Admission 2/2 active, 0 queued>"
 
 
-async def test_a_freed_slot_is_handed_on_in_the_step_that_frees_it() -> None:
+async def test_released_slot_is_granted_in_the_same_step() -> None:
+    """The step that releases a slot grants it to the next request."""
     async with open_admission() as admission:
         holder, queued = admission.enter(ANYONE), admission.enter(ANYONE)
         assert queued.queued
@@ -74,20 +76,22 @@ async def test_a_freed_slot_is_handed_on_in_the_step_that_frees_it() -> None:
         assert admission.active == 0
 
 
-async def test_a_slot_freed_while_the_next_one_is_on_its_way_in_is_taken_by_it() -> None:
+async def test_slot_freed_before_the_controllers_turn() -> None:
+    """A slot goes to the request in the channel, which no later request overtakes."""
     async with open_admission() as admission:
         holder, queued = admission.enter(ANYONE), admission.enter(ANYONE)
         admission.settle(holder)
         assert admission.queued == 1, "the controller has had no turn yet"
         later = admission.enter(ANYONE)
-        assert later.queued, "nobody overtakes"
+        assert later.queued, "overtook a queued request"
         await wait_all_tasks_blocked()
         assert (queued.state, later.state) == (TicketState.ACTIVE, TicketState.QUEUED)
         admission.settle(queued)
         assert later.active
 
 
-async def test_slots_go_in_the_order_of_arrival_and_leavers_are_passed_over() -> None:
+async def test_slots_are_granted_in_order_of_arrival() -> None:
+    """A request that was withdrawn from the queue is passed over."""
     async with open_admission(queue_max=4) as admission:
         holder, *queueds = [admission.enter(ANYONE) for _ in range(5)]
         assert [ticket.position for ticket in queueds] == [0, 1, 2, 3]
@@ -104,7 +108,8 @@ async def test_slots_go_in_the_order_of_arrival_and_leavers_are_passed_over() ->
         assert order == [0, 2, 3]
 
 
-async def test_one_who_leaves_before_the_controllers_turn_leaves_no_trace() -> None:
+async def test_withdrawn_before_the_controllers_turn() -> None:
+    """A request that is withdrawn before the controller's turn leaves no trace."""
     async with open_admission() as admission:
         holder = admission.enter(ANYONE)
         leaver = admission.enter(ANYONE)
@@ -117,7 +122,8 @@ async def test_one_who_leaves_before_the_controllers_turn_leaves_no_trace() -> N
         assert admission.enter(ANYONE).active
 
 
-async def test_the_queue_is_bounded_in_channel_and_queue_together() -> None:
+async def test_bound_counts_channel_and_queue() -> None:
+    """The queue's bound counts the requests in the channel and in the queue together."""
     async with open_admission(queue_max=2) as admission:
         admission.enter(ANYONE)
         queueds = [admission.enter(ANYONE)]
@@ -128,7 +134,8 @@ async def test_the_queue_is_bounded_in_channel_and_queue_together() -> None:
         assert admission.enter(ANYONE).queued
 
 
-async def test_a_channel_full_of_withdrawn_requests_refuses_until_the_controller_has_cleared_it() -> None:
+async def test_channel_full_of_withdrawn_requests() -> None:
+    """The channel refuses arrivals until the controller has cleared it."""
     async with open_admission(queue_max=1) as admission:
         admission.enter(ANYONE)
         for _ in range(CHANNEL_PLACES + 1):  # the controller, which waits for an arrival, takes the first
@@ -189,7 +196,8 @@ async def test_a_late_refusal_tells_the_wait_that_was_measured(autojump_clock: M
         assert caught.value.message == "No slot became free within 10 s. Retry after 5 s."
 
 
-async def test_the_timeout_counts_from_the_arrival_not_from_the_wait(mock_clock: MockClock) -> None:
+async def test_timeout_counts_from_the_arrival(mock_clock: MockClock) -> None:
+    """The queue's timeout counts from the arrival, not from the call of wait()."""
     async with open_admission(queue_timeout_s=10.0) as admission:
         admission.enter(ANYONE)
         queued = admission.enter(ANYONE)
@@ -198,7 +206,8 @@ async def test_the_timeout_counts_from_the_arrival_not_from_the_wait(mock_clock:
             await admission.wait(queued)
 
 
-async def test_a_slot_that_comes_in_the_instant_of_the_deadline_is_taken(mock_clock: MockClock) -> None:
+async def test_slot_granted_at_the_deadline_is_taken(mock_clock: MockClock) -> None:
+    """A slot that is granted in the instant of the deadline is taken."""
     async with open_admission(queue_timeout_s=10.0) as admission:
         holder, queued = admission.enter(ANYONE), admission.enter(ANYONE)
         await wait_all_tasks_blocked()
@@ -219,7 +228,8 @@ async def test_a_hopeless_wait_is_refused_at_the_door(mock_clock: MockClock) -> 
         assert refusal.message == "The expected wait of 12 s exceeds the queue timeout of 10 s. Retry after 12 s."
 
 
-async def test_a_drain_sheds_the_queue_and_keeps_active_requests() -> None:
+async def test_drain_sheds_the_queue() -> None:
+    """A drain sheds requests in the queue and in the channel, and keeps active requests."""
     async with open_admission() as admission:
         holder, in_the_queue = admission.enter(ANYONE), admission.enter(ANYONE)
         await wait_all_tasks_blocked()
@@ -243,7 +253,8 @@ async def test_a_drain_sheds_the_queue_and_keeps_active_requests() -> None:
         assert repr(admission) == "<Admission 0/1 active, 0 queued, draining>"
 
 
-async def test_a_drain_passes_over_those_who_left_on_their_way_in() -> None:
+async def test_drain_passes_over_withdrawn_requests() -> None:
+    """A drain does not shed a request that was withdrawn on its way into the queue."""
     async with open_admission() as admission:
         admission.enter(ANYONE)
         admission.enter(ANYONE)  # to the controller's hand
@@ -271,7 +282,8 @@ async def test_a_ticket_settles_once(state: TicketState) -> None:
         assert (admission.active, admission.queued) == before
 
 
-async def test_cancelled_in_the_instant_of_its_grant_it_gives_the_slot_on() -> None:
+async def test_cancelled_at_the_instant_of_the_grant() -> None:
+    """A request that is cancelled as it gets a slot releases the slot to the next one."""
     async with open_admission() as admission:
         holder, queued, next_one = admission.enter(ANYONE), admission.enter(ANYONE), admission.enter(ANYONE)
         await wait_all_tasks_blocked()
@@ -303,7 +315,8 @@ async def test_more_slots_go_to_queued_requests_at_once() -> None:
         await admission.wait(queueds[0])
 
 
-async def test_fewer_slots_cut_nobody_off_and_let_nobody_in_until_enough_have_gone() -> None:
+async def test_fewer_slots_cut_nobody_off() -> None:
+    """A lower limit cuts no request off, and grants no slot until enough of them end."""
     async with open_admission(max_active=3) as admission:
         holders = [admission.enter(ANYONE) for _ in range(3)]
         queued = admission.enter(ANYONE)
@@ -317,7 +330,8 @@ async def test_fewer_slots_cut_nobody_off_and_let_nobody_in_until_enough_have_go
         assert queued.active
 
 
-async def test_a_shorter_queue_keeps_those_that_are_in_it_in_their_order() -> None:
+async def test_shorter_queue_keeps_queued_requests() -> None:
+    """A shorter queue keeps the requests in it, in their order."""
     async with open_admission(queue_max=3) as admission:
         holder = admission.enter(ANYONE)
         queueds = [admission.enter(ANYONE) for _ in range(3)]  # one in the controller's hand, two on their way in
@@ -331,7 +345,8 @@ async def test_a_shorter_queue_keeps_those_that_are_in_it_in_their_order() -> No
         assert admission.enter(ANYONE).queued, "one place is left"
 
 
-async def test_a_longer_queue_has_its_places_at_once_and_in_order() -> None:
+async def test_longer_queue_has_its_places_at_once() -> None:
+    """A longer queue offers its places at once and keeps the order."""
     async with open_admission(queue_max=1) as admission:
         holder, first = admission.enter(ANYONE), admission.enter(ANYONE)
         reconfigure(admission, queue_max=4)
@@ -344,7 +359,7 @@ async def test_a_longer_queue_has_its_places_at_once_and_in_order() -> None:
             holder = queued
 
 
-async def test_another_mode_holds_for_those_who_come_now() -> None:
+async def test_another_mode_holds_for_new_requests() -> None:
     async with open_admission() as admission:
         holder, queued = admission.enter(ANYONE), admission.enter(ANYONE)
         await wait_all_tasks_blocked()
@@ -354,7 +369,8 @@ async def test_another_mode_holds_for_those_who_come_now() -> None:
         assert queued.active
 
 
-async def test_a_drain_after_a_new_limit_sheds_what_is_in_the_channel() -> None:
+async def test_drain_after_a_new_limit() -> None:
+    """A drain after a reload sheds what is in the channel."""
     async with open_admission(queue_max=3) as admission:
         admission.enter(ANYONE)
         queueds = [admission.enter(ANYONE) for _ in range(3)]
@@ -406,7 +422,8 @@ async def test_a_controller_that_starts_late_proves_itself(autojump_clock: MockC
             running.cancel_scope.cancel()
 
 
-async def test_a_controller_that_does_not_take_in_what_was_sent_gives_no_proof(autojump_clock: MockClock) -> None:
+async def test_stuck_controller_gives_no_proof(autojump_clock: MockClock) -> None:
+    """A controller that does not take in arrivals does not answer prove()."""
     admission = Admission(AdmissionConfig(max_active=1), Engines([make_engine()]))
     admission.enter(ANYONE)
     admission.enter(ANYONE)
@@ -415,7 +432,8 @@ async def test_a_controller_that_does_not_take_in_what_was_sent_gives_no_proof(a
     assert deadline.cancelled_caught
 
 
-async def test_slots_of_two_engines_are_filled_evenly_and_each_is_released_where_it_was_taken() -> None:
+async def test_two_engines_are_filled_evenly() -> None:
+    """Slots of two engines are taken in turn, and each is released at its own engine."""
     first, second = make_engine("a", "m", slots=2), make_engine("b", "m", slots=2)
     admission = Admission(AdmissionConfig(), Engines([first, second]))
     tickets = [admission.enter(Claim(model="m")) for _ in range(4)]
@@ -425,7 +443,8 @@ async def test_slots_of_two_engines_are_filled_evenly_and_each_is_released_where
     assert (first.slots.borrowed_tokens, second.slots.borrowed_tokens) == (2, 1)
 
 
-async def test_a_request_for_a_free_engine_passes_those_that_queue_for_a_full_one() -> None:
+async def test_request_for_a_free_engine_passes_the_queue() -> None:
+    """A request for a free engine passes those that are queued for a full one."""
     first, second = make_engine("a", "m", slots=1), make_engine("b", "n", slots=1)
     admission = Admission(AdmissionConfig(), Engines([first, second]))
     async with trio.open_nursery() as nursery:
@@ -441,7 +460,8 @@ async def test_a_request_for_a_free_engine_passes_those_that_queue_for_a_full_on
         nursery.cancel_scope.cancel()
 
 
-async def test_move_takes_a_free_slot_elsewhere_and_gives_its_own_to_the_queue() -> None:
+async def test_move_takes_a_free_slot_elsewhere() -> None:
+    """move() takes a free slot of another engine and releases its own to the queue."""
     first, second = make_engine("a", "m", slots=1), make_engine("b", "m", slots=1)
     admission = Admission(AdmissionConfig(), Engines([first, second]))
     async with trio.open_nursery() as nursery:

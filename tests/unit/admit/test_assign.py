@@ -1,4 +1,4 @@
-"""Who gets which slot: the pure function, over any queue and any engines."""
+"""Which ticket gets which slot: the pure function, over any queue and any engines."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +28,8 @@ def test_slots_go_out_in_the_order_of_the_queue() -> None:
     assert assign([first, second, third], [engine]) == [(first, engine), (second, engine)]
 
 
-def test_nothing_is_assigned_where_nothing_is_free_or_queued() -> None:
+def test_nothing_to_assign() -> None:
+    """Without a free slot, or without a queued request, nothing is assigned."""
     assert assign(queue_of("m"), [taken(make_engine("a", "m"), 1)]) == []
     assert assign([], [make_engine("a", "m")]) == []
 
@@ -53,9 +54,8 @@ def test_fewer_slots_than_are_taken_give_none() -> None:
         max_size=3,
     ),
 )
-def test_no_free_slot_and_queued_ticket_that_fit_each_other_are_left(
-    queue: list[str], engines: list[tuple[tuple[str, ...], int, int]]
-) -> None:
+def test_no_fitting_pair_is_left(queue: list[str], engines: list[tuple[tuple[str, ...], int, int]]) -> None:
+    """No free slot is left beside a queued ticket that could use it."""
     made = [
         taken(make_engine(str(rank), *models, slots=slots), min(busy, slots))
         for rank, (models, slots, busy) in enumerate(engines)

@@ -58,15 +58,18 @@ def test_a_wait_beyond_the_timeout_is_hopeless() -> None:
     assert decide(but(ahead=2, slot_time_s=40.1)) is Verdict.HOPELESS
 
 
-def test_the_wait_depends_on_what_is_ahead_not_on_what_is_queued() -> None:
+def test_wait_depends_on_the_requests_ahead() -> None:
+    """The expected wait counts the requests ahead, not all that are queued."""
     assert expected_wait_s(but(queued=99, ahead=1, slot_time_s=10.0)) == 10.0
 
 
-def test_a_full_queue_is_full_even_if_the_wait_were_hopeless_too() -> None:
+def test_full_queue_comes_before_a_long_wait() -> None:
+    """A full queue is reported as full even if the wait would be too long as well."""
     assert decide(but(queued=3, ahead=3, slot_time_s=1e6)) is Verdict.QUEUE_FULL
 
 
-def test_while_nothing_was_measured_nobody_is_refused_for_the_wait() -> None:
+def test_no_refusal_without_a_measurement() -> None:
+    """As long as nothing was measured, no request is refused for its expected wait."""
     assert expected_wait_s(but(ahead=2)) == 0.0
     assert retry_after_s(but(ahead=2)) == 1
 
@@ -75,7 +78,8 @@ def test_while_nothing_was_measured_nobody_is_refused_for_the_wait() -> None:
     ("ahead", "slot_time_s", "seconds"),
     [(0, 0.001, 1), (0, 2.0, 1), (0, 2.1, 2), (3, 5.0, 10), (99, 1e9, RETRY_AFTER_MAX_S)],
 )
-def test_retry_after_is_the_position_over_the_completion_rate(ahead: int, slot_time_s: float, seconds: int) -> None:
+def test_retry_after_is_position_over_rate(ahead: int, slot_time_s: float, seconds: int) -> None:
+    """Retry-After is the position in the queue over the rate of completions."""
     assert retry_after_s(but(ahead=ahead, slot_time_s=slot_time_s)) == seconds
 
 
@@ -89,7 +93,8 @@ def test_retry_after_is_the_position_over_the_completion_rate(ahead: int, slot_t
     draining=st.booleans(),
     slot_time_s=st.none() | st.floats(0, 1e9),
 )
-def test_whatever_the_view_the_bounds_hold_after_the_verdict(**values: object) -> None:
+def test_bounds_hold_after_any_verdict(**values: object) -> None:
+    """Whatever the view, the verdict and Retry-After keep within their bounds."""
     view = View(**values)  # type: ignore[arg-type]
     verdict = decide(view)
     assert (verdict is Verdict.DRAINING) is view.draining
@@ -102,13 +107,15 @@ def test_whatever_the_view_the_bounds_hold_after_the_verdict(**values: object) -
     assert 1 <= retry_after_s(view) <= RETRY_AFTER_MAX_S
 
 
-def test_the_first_measurement_is_the_mean_and_later_ones_move_it_a_tenth_of_the_way() -> None:
+def test_mean_slot_time() -> None:
+    """The first measurement is the mean; each later one moves it a tenth of the way."""
     assert mean_slot_time_s(None, 7.0) == 7.0
     assert mean_slot_time_s(10.0, 20.0) == pytest.approx(11.0)
     assert mean_slot_time_s(10.0, 0.0) == pytest.approx(9.0)
 
 
-def test_a_change_of_the_traffic_is_believed_after_tens_of_requests() -> None:
+def test_mean_follows_new_traffic_slowly() -> None:
+    """After a change of the traffic, the mean follows within tens of requests."""
     mean: float | None = 1.0
     for _ in range(22):
         mean = mean_slot_time_s(mean, 10.0)

@@ -27,7 +27,8 @@ def test_a_withdrawn_ticket_is_passed_over() -> None:
     assert repr(queue) == "<Queue of 2>"
 
 
-def test_a_ticket_that_is_not_in_the_queue_can_be_discarded() -> None:
+def test_discard_of_an_absent_ticket() -> None:
+    """To discard a ticket that is not in the queue changes nothing."""
     queue, (present, absent) = Queue(), tickets(2)
     queue.push(present)
     queue.discard(absent)

@@ -84,7 +84,8 @@ def test_every_setting_is_in_the_tables() -> None:
     assert [row.split("`")[1] for row in rows] == [setting.name for setting in SETTINGS.values()]
 
 
-def test_the_first_example_is_the_broken_one_and_the_others_are_valid() -> None:
+def test_only_the_first_example_is_broken() -> None:
+    """The document's first TOML example is the broken one; the others are valid."""
     assert len(TOML) == 4
     with pytest.raises(ConfigError):
         load(TOML[0], "f.toml", {})

@@ -82,7 +82,8 @@ def test_one_variable_alone_never_contradicts_a_default(environ: dict[str, str])
     assert load(None, "f.toml", environ) != Config()
 
 
-def test_the_environment_wins_and_an_empty_variable_is_unset() -> None:
+def test_environment_wins() -> None:
+    """The environment wins over the file, and an empty variable counts as unset."""
     text = "[admission]\nmax_active = 3\nqueue_max = 4"
     resolved = resolve(text, "f.toml", {"MAX_ACTIVE": "5", "QUEUE_MAX": "", "UNRELATED": "x"})
     assert resolved.config.admission == AdmissionConfig(max_active=5, queue_max=4)
@@ -153,7 +154,8 @@ def test_a_collision_is_blamed_on_what_was_set(
     assert [(f.where, f.key, f.value) for f in caught.value.faults] == [fault]
 
 
-def test_no_collision_is_claimed_with_an_address_that_was_refused() -> None:
+def test_no_collision_with_a_refused_address() -> None:
+    """A refused listen address is the only error; no collision with it is reported."""
     # The default of `listen`, port 8080, stands in for the refused one and must not be held against the engine.
     with pytest.raises(ConfigError) as caught:
         load('listen = "8081"', "f.toml", {"VLLM_BASE_URL": "http://127.0.0.1:8080"})
@@ -225,7 +227,8 @@ def test_the_largest_file(tmp_path: Path) -> None:
     assert load_file(file, {}) == Config()
 
 
-def test_a_file_that_does_not_fit_into_memory_is_refused_and_not_read(tmp_path: Path) -> None:
+def test_huge_file_is_refused_unread(tmp_path: Path) -> None:
+    """A file that does not fit into memory is refused before it is read."""
     file = tmp_path / "a.toml"
     file.touch()
     os.truncate(file, 1 << 42)

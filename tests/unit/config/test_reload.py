@@ -25,7 +25,8 @@ def other(setting: Setting) -> Any:
 
 
 @pytest.mark.parametrize("key", SETTINGS)
-def test_each_setting_is_noticed_and_known_to_follow_a_reload_or_not(key: str) -> None:
+def test_each_setting_is_noticed(key: str) -> None:
+    """A change of each setting is found, and it is known whether it needs a restart."""
     setting = SETTINGS[key]
     new = build({key: other(setting)})
     (change,) = changes(Config(), new)
@@ -45,7 +46,8 @@ def test_the_changes_are_told_in_the_schemas_order() -> None:
     assert told(changes(Config(), new)) == 'admission.max_active 2 → 8, log.level "info" → "debug"'
 
 
-def test_one_setting_that_needs_a_restart_refuses_them_all_and_is_named() -> None:
+def test_one_restart_setting_refuses_all() -> None:
+    """One setting that needs a restart refuses the whole reload and is named."""
     new = build({"admission.max_active": 8, "log.format": "text"})
     assert why_not(changes(Config(), new)) == (
         'log.format "auto" → "text": this cannot change while the gateway runs; nothing of it is applied; '

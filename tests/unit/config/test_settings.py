@@ -26,16 +26,16 @@ class Colour(enum.StrEnum):
     BLUE = "blue"
 
 
-@dataclasses.dataclass
-class Example:
-    count: int = setting(4, "how many", env="COUNT", low=1, high=9)
-    colour: Colour = setting(Colour.RED, "which", restart=True)  # noqa: RUF009
-    at: TcpAddress = setting(TcpAddress("a", 1), "where", notation=LISTEN)  # noqa: RUF009
-    word: str = setting("on", "whether", choices=("on", "off"))
-    other: int = 3
-
-
 def test_a_class_of_settings_is_read_field_by_field() -> None:
+
+    @dataclasses.dataclass
+    class Example:
+        count: int = setting(4, "how many", env="COUNT", low=1, high=9)
+        colour: Colour = setting(Colour.RED, "which", restart=True)  # noqa: RUF009
+        at: TcpAddress = setting(TcpAddress("a", 1), "where", notation=LISTEN)  # noqa: RUF009
+        word: str = setting("on", "whether", choices=("on", "off"))
+        other: int = 3
+
     rest = {"env": None, "low": None, "high": None, "choices": (), "notation": None, "restart": False}
     number, *others = [dataclasses.asdict(setting) for setting in settings_of(Example, "example")]
     named = {"table": "example", "name": "count", "type": int, "default": 4, "doc": "how many"}
@@ -51,7 +51,8 @@ def test_a_class_of_settings_is_read_field_by_field() -> None:
 
 
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
-def test_each_setting_accepts_its_default_and_documents_itself(setting: Setting) -> None:
+def test_each_setting_accepts_its_default(setting: Setting) -> None:
+    """Each setting converts its own default and has a text for the documentation."""
     written = setting.default if setting.notation is None else setting.notation.write(setting.default)
     assert setting.convert(written) == setting.default
     assert value_of(Config(), setting) == setting.default
@@ -72,7 +73,8 @@ def test_each_number_has_a_range_with_inclusive_ends(setting: Setting) -> None:
             setting.convert(outside)
 
 
-def test_no_two_settings_share_a_variable_and_the_old_names_are_there() -> None:
+def test_settings_have_distinct_variables() -> None:
+    """No two settings share an environment variable, and the published names exist."""
     names = [setting.env for setting in SETTINGS.values() if setting.env]
     assert len(names) == len(set(names))
     assert set(names) >= NAMES_KEPT

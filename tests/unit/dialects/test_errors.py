@@ -124,7 +124,8 @@ def test_openais_client_raises_where_the_stream_breaks(dialect: Dialect, before:
         assert (caught.value.type, caught.value.code) == ("server_error", "timeout_idle")
 
 
-def test_anthropics_client_raises_where_the_stream_breaks() -> None:
+def test_anthropics_client_raises() -> None:
+    """Anthropic's client raises where the stream breaks."""
     stream = STOP + GRAMMARS[Dialect.MESSAGES].error_event(503, "line 1\nline 2", "timeout_idle", 3)
     for http in answering(200, "text/event-stream", stream):
         with pytest.raises(anthropic.APIStatusError) as caught:

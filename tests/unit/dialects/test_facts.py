@@ -83,7 +83,8 @@ def test_what_is_refused_and_how(body: bytes, says: str) -> None:
     assert "secret-name" not in caught.value.message
 
 
-def test_nothing_is_read_or_changed_where_the_body_is_opaque() -> None:
+def test_opaque_body_is_not_touched() -> None:
+    """Where the body is opaque, nothing is read or changed."""
     body = b"--boundary\r\nnot JSON"
     facts = understand(AUDIO, body)
     assert facts == Facts(None, False, False, False)
@@ -118,7 +119,8 @@ def test_a_stream_is_asked_for_its_usage_by_a_splice(path: str) -> None:
         ("/v1/messages", b'{"model":"m","stream":true}'),
     ],
 )
-def test_what_needs_no_change_is_passed_on_as_the_same_object(path: str, body: bytes) -> None:
+def test_unchanged_body_is_the_same_object(path: str, body: bytes) -> None:
+    """A body that needs no change is passed on without a copy."""
     assert sent(path, body, "default") is body
 
 
@@ -169,7 +171,8 @@ def test_other_stream_options_are_kept(options: bytes, expected: dict[str, objec
     assert b'"messages":[ {"content":"\\u00e9 "} ]' in changed  # a value's bytes are its own
 
 
-def test_a_value_that_the_engine_refuses_stays_even_where_the_model_is_added() -> None:
+def test_value_that_the_engine_refuses_stays() -> None:
+    """An invalid value stays for the engine to refuse, even where the model is filled in."""
     body = b'{"model":null,"stream":true,"stream_options":{"include_usage":"maybe"}}'
     assert json.loads(sent("/v1/chat/completions", body, "m")) == {
         "model": "m",

@@ -8,7 +8,8 @@ def test_each_key_is_its_endpoints_path() -> None:
     assert all(path == endpoint.path for path, endpoint in ENDPOINTS.items())
 
 
-def test_what_generates_or_computes_on_the_gpu_needs_a_slot() -> None:
+def test_what_needs_a_slot() -> None:
+    """Every endpoint that generates or computes on the GPU needs a slot."""
     without = {path for path, endpoint in ENDPOINTS.items() if not endpoint.needs_slot}
     assert without == {"/tokenize", "/detokenize", "/v1/messages/count_tokens"}
 

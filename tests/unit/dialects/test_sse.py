@@ -35,7 +35,8 @@ def test_one_crlf_is_not_a_blank_line() -> None:
     assert splitter.feed(b"\r\n") == b"data: 1\r\ndata: 2\r\n\r\n"
 
 
-def test_a_crlf_split_at_the_boundary_leaves_nothing_behind() -> None:
+def test_crlf_split_at_the_boundary() -> None:
+    """A CRLF that is split between two reads leaves nothing behind."""
     splitter = EventSplitter()
     assert splitter.feed(b"data: 1\r\n\r") == b"data: 1\r\n\r"
     assert splitter.feed(b"\n") == b"\n"
@@ -43,7 +44,8 @@ def test_a_crlf_split_at_the_boundary_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize("blank", [b"\n", b"\r", b"\r\n"])
-def test_a_blank_line_between_events_is_passed_on_at_once(blank: bytes) -> None:
+def test_blank_line_between_events_passes(blank: bytes) -> None:
+    """A blank line between events is passed on at once."""
     splitter = EventSplitter()
     assert splitter.feed(blank + b"data: 1") == blank
     assert splitter.held == b"data: 1"
@@ -59,7 +61,8 @@ def is_mid_event(splitter: EventSplitter) -> bool:
     return splitter.mid_event  # behind a call, so that mypy does not take it for unchanging
 
 
-def test_an_event_too_large_to_hold_is_passed_on_in_pieces_until_its_end() -> None:
+def test_oversized_event_goes_out_in_pieces() -> None:
+    """An event too large to hold is passed on in pieces until its end."""
     splitter = EventSplitter(max_event_bytes=10)
     assert splitter.feed(b"data: 1\n\ndata: 2345") == b"data: 1\n\n"
     assert splitter.feed(b"6") == b"data: 23456"
@@ -75,7 +78,8 @@ def test_an_event_too_large_to_hold_is_passed_on_in_pieces_until_its_end() -> No
     assert splitter.feed(b"\n\n") == b"data: 8\n\n"
 
 
-def test_a_batch_that_ends_one_oversized_event_may_begin_the_next() -> None:
+def test_oversized_event_after_another() -> None:
+    """A batch that ends one oversized event may begin the next."""
     splitter = EventSplitter(max_event_bytes=10)
     assert splitter.feed(b"data: 123456") == b"data: 123456"
     assert splitter.feed(b"\n\ndata: 123456") == b"\n\ndata: 123456"
@@ -84,7 +88,8 @@ def test_a_batch_that_ends_one_oversized_event_may_begin_the_next() -> None:
     assert not is_mid_event(splitter)
 
 
-def test_a_batch_of_whole_events_may_be_larger_than_the_bound() -> None:
+def test_batch_may_exceed_the_bound() -> None:
+    """The bound holds for one event, not for a batch of whole events."""
     data = b"data: 1\n\n" * (MAX_EVENT_BYTES // 4)
     splitter = EventSplitter()
     assert splitter.feed(data + b"data") == data

@@ -16,12 +16,14 @@ A, B = Candidate("a"), Candidate("b", models=("m", "n"))
 DOWN = Candidate("down", up=False, models=("m", "o"))
 
 
-def test_eligible_are_those_that_are_up_and_serve_the_model() -> None:
+def test_eligible_engines_serve_the_model() -> None:
+    """Engines that are up and serve the model are eligible."""
     assert eligible("m", [DOWN, A, B]) == [A, B]
     assert eligible("n", [DOWN, A, B]) == [B]
 
 
-def test_eligible_are_all_that_are_up_for_a_model_that_none_serves() -> None:
+def test_any_engine_for_an_unknown_model() -> None:
+    """For a model that no engine serves, all engines that are up are eligible."""
     assert eligible("o", [DOWN, A, B]) == [A, B]
 
 
@@ -35,7 +37,8 @@ def test_eligible_is_the_only_one_whatever_its_state() -> None:
     assert eligible("x", [DOWN]) == [DOWN]
 
 
-def test_choose_takes_the_most_free_slots_and_the_first_of_several() -> None:
+def test_choose_takes_the_most_free_slots() -> None:
+    """Of several engines with the most free slots, the first is chosen."""
     assert choose({A: 1, B: 2}, [A, B]) is B
     assert choose({A: 2, B: 2}, [A, B]) is A
     assert choose({A: 2, B: 2}, [B, A]) is B

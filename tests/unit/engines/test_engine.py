@@ -74,7 +74,8 @@ def test_repr() -> None:
     assert repr(make_engine("a", "m")) == "<Engine a ok models=['m'] >"
 
 
-def test_other_is_the_first_that_is_up_serves_the_model_and_was_not_tried() -> None:
+def test_other_engine() -> None:
+    """other() is the first engine that is up, serves the model and was not tried."""
     down, first, second = make_engine("down"), make_engine("first", "m"), make_engine("second", "m", "n")
     engines = Engines([down, first, second])
     assert engines.first("m") is first
@@ -133,7 +134,8 @@ async def ready_after(engine: Engine, seconds: float) -> None:
     engine.ready(("m",), b"{}")
 
 
-async def test_probed_waits_for_the_first_probe_and_never_again(autojump_clock: MockClock) -> None:
+async def test_probed_waits_for_the_first_probe(autojump_clock: MockClock) -> None:
+    """probed() waits for the first probe and never again."""
     engine = make_engine()
     engines = Engines([engine])
     async with trio.open_nursery() as nursery:

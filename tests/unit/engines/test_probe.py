@@ -27,7 +27,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_module, "PROBE_TIMEOUT_S", 0.2)
 
 
-async def test_a_ready_engine_tells_its_models_over_tcp_and_over_a_unix_socket(tmp_path: Path) -> None:
+async def test_ready_engine_tells_its_models(tmp_path: Path) -> None:
+    """The probe works over TCP and over a Unix socket."""
     async with open_engine() as engine:
         address: Address = tcp(await engine.listen_tcp())
         models, body = await probe_once(address)
@@ -44,7 +45,8 @@ async def test_one_connection_serves_many_probes() -> None:
         assert engine.accepted == 1
 
 
-async def test_an_engine_that_closes_idle_connections_is_still_ready() -> None:
+async def test_closed_idle_connection_is_no_failure() -> None:
+    """An engine that closes idle connections is still ready."""
     async with open_engine() as engine, HttpProbe(tcp(await engine.listen_tcp())) as probe:
         engine.keep_alive_s = 0.05
         await probe()
@@ -94,7 +96,9 @@ async def test_an_engine_that_does_not_answer(behaviour: Behaviour, impatient: N
         await none_left(engine)
 
 
-async def test_an_engine_that_answers_byte_by_byte_does_not_outlast_the_whole_timeout(impatient: None) -> None:
+async def test_slow_answer_does_not_outlast_the_timeout(impatient: None) -> None:
+    """An engine that answers byte by byte is given up when the whole timeout is over."""
+
     async def drip(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")

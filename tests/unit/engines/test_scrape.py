@@ -36,7 +36,8 @@ async def refused(scrape: Scrape) -> str:
     return caught.value.message
 
 
-async def test_text_and_content_type_come_as_they_are_over_tcp_and_over_a_unix_socket(tmp_path: Path) -> None:
+async def test_text_and_content_type_are_passed_on(tmp_path: Path) -> None:
+    """The engine's text and content type pass unchanged, over TCP and over a Unix socket."""
     async with open_engine() as engine:
         addresses: list[Address] = [tcp(await engine.listen_tcp()), UnixAddress(f"{tmp_path}/engine.sock")]
         await engine.listen_unix(f"{tmp_path}/engine.sock")
@@ -47,7 +48,8 @@ async def test_text_and_content_type_come_as_they_are_over_tcp_and_over_a_unix_s
                 assert content_type == "text/plain; version=1.0.0; charset=utf-8"
 
 
-async def test_one_connection_serves_many_scrapes_also_at_the_same_time() -> None:
+async def test_one_connection_serves_many_scrapes() -> None:
+    """Concurrent scrapes share one connection."""
     async with open_engine() as engine, scraping(tcp(await engine.listen_tcp())) as scrape:
         async with trio.open_nursery() as nursery:
             for _ in range(5):
@@ -66,7 +68,8 @@ async def test_one_connection_serves_many_scrapes_also_at_the_same_time() -> Non
         ),
     ],
 )
-async def test_the_engine_is_asked_for_the_clients_format_in_our_words(accept: str | None, asked: str) -> None:
+async def test_accept_header_is_normalized(accept: str | None, asked: str) -> None:
+    """The engine is asked for the client's format in the gateway's own words."""
     async with open_engine() as engine, scraping(tcp(await engine.listen_tcp())) as scrape:
         await scrape(accept)
         (seen,) = engine.seen
@@ -113,7 +116,8 @@ async def test_an_answer_without_end_is_not_kept(monkeypatch: pytest.MonkeyPatch
         assert "did not tell its metrics" in await refused(scrape)
 
 
-async def test_a_large_answer_is_passed_on_and_a_larger_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_answer_over_the_bound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large answer is passed on; an answer over the bound is refused."""
     monkeypatch.setattr(scrape_module, "SCRAPE_MAX_BYTES", 100_000)
     for size in (100_000, 100_001):
         async with serving(partial(answer_all, b"x" * size)) as address, scraping(address) as scrape:

@@ -1,4 +1,4 @@
-"""The watch over an engine, on virtual time: its rhythm, its patience, and how it is woken."""
+"""The watch over an engine, on virtual time: its intervals, its timeouts, and how it is woken."""
 
 import pytest
 import trio
@@ -84,7 +84,8 @@ async def test_only_timeouts_in_a_row_count(mock_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("before", [ProbeRefused, lambda: ProbeUnhealthy("/health answers 503")])
-async def test_silence_of_one_that_was_not_ready_counts_at_once(mock_clock: MockClock, before: type[Exception]) -> None:
+async def test_silence_counts_at_once_if_not_ready(mock_clock: MockClock, before: type[Exception]) -> None:
+    """One timeout is enough for an engine that was not ready."""
     async with open_watch(mock_clock, before) as watched:
         watched.probe.fails_with = ProbeTimeout
         await watched.asked_after(NOT_READY_INTERVAL_S)
@@ -100,7 +101,8 @@ async def test_a_failed_request_has_it_probed_at_once(mock_clock: MockClock) -> 
         assert watched.engine.up
 
 
-async def test_who_finds_it_broken_may_have_it_probed_without_taking_it_out(mock_clock: MockClock) -> None:
+async def test_wake_prober_keeps_the_engine_up(mock_clock: MockClock) -> None:
+    """A caller may have the engine probed without taking it down."""
     async with open_watch(mock_clock) as watched:
         watched.engine.wake_prober()
         assert watched.engine.up
@@ -109,7 +111,8 @@ async def test_who_finds_it_broken_may_have_it_probed_without_taking_it_out(mock
         assert await watched.asked_after(0.1) == 3
 
 
-async def test_a_failure_during_a_probe_is_not_overruled_by_its_answer(mock_clock: MockClock) -> None:
+async def test_failure_during_a_probe_holds(mock_clock: MockClock) -> None:
+    """A failure during a probe is not overruled by the probe's answer."""
     async with open_watch(mock_clock) as watched:
         watched.probe.hold = trio.Event()
         assert await watched.asked_after(INTERVAL_S) == 2

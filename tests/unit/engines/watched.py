@@ -1,4 +1,4 @@
-"""A backend under watch whose probe is scripted and whose time passes when the test says so."""
+"""An engine under watch, whose probe is scripted and whose time passes when the test says so."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -66,7 +66,7 @@ class Watched:
 
 @asynccontextmanager
 async def open_watch(clock: MockClock, fails_with: Callable[[], Exception] | None = None) -> AsyncIterator[Watched]:
-    """A backend whose first probe has ended."""
+    """An engine whose first probe has ended."""
     watched = Watched(clock)
     watched.probe.fails_with = fails_with
     async with trio.open_nursery() as nursery:

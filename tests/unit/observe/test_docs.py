@@ -46,11 +46,13 @@ def described_by_the_page() -> Described:
     }
 
 
-def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
+def test_documented_metrics_are_the_real_ones() -> None:
+    """Every metric is documented, and every documented metric exists."""
     assert described_by_the_page() == described_by_the_code()
 
 
-def test_every_metric_says_its_unit_its_meaning_and_when_to_worry() -> None:
+def test_every_metric_has_a_full_row() -> None:
+    """Every metric's row gives its unit, its meaning and when to worry."""
     rows = METRIC_ROW.findall(PAGE)
     assert rows
     assert all(cell.strip() for row in rows for cell in row)

@@ -28,7 +28,8 @@ def raised(error: Exception) -> Exception:
         return caught
 
 
-def test_libraries_speak_through_our_log_and_only_when_it_matters(pipe: tuple[int, int]) -> None:
+def test_libraries_log_through_ours(pipe: tuple[int, int]) -> None:
+    """Libraries log through the gateway's log, warnings and errors only."""
     log = Log("json", "debug", pipe[1])
     with foreign_loggers(log):
         for name in ("hypercorn.error", "quart.app", "httpx2", "trio.serve_listeners"):
@@ -68,7 +69,8 @@ def test_an_exception_is_named_without_its_message(pipe: tuple[int, int]) -> Non
     log.close()
 
 
-def test_a_library_that_formats_badly_is_heard_all_the_same(pipe: tuple[int, int]) -> None:
+def test_badly_formatted_record_is_logged(pipe: tuple[int, int]) -> None:
+    """A record whose arguments do not fit its format is logged unformatted."""
     log = Log("json", "info", pipe[1])
     with foreign_loggers(log):
         logging.getLogger("quart.app").error("%d of %d", "one")  # noqa: PLE1206

@@ -105,7 +105,8 @@ async def test_readings_follow_the_gpus(mock_clock: MockClock) -> None:
         assert run.said() == [("gpu_available", 2)]
 
 
-async def test_a_host_without_a_gpu_is_said_once_and_asked_once_a_minute(mock_clock: MockClock) -> None:
+async def test_host_without_a_gpu(mock_clock: MockClock) -> None:
+    """The host is reported once and tried again once a minute."""
     nvml = FakeNvml(failure="NVML Shared Library Not Found")
     async with sampling(nvml, mock_clock) as run:
         assert run.metrics.value("api_gpu_available") == 0
@@ -212,13 +213,14 @@ class Wedge:
 
     def hang(self) -> None:
         self.entered += 1
-        assert self._free.wait(30), "nobody freed the driver"
+        assert self._free.wait(30), "the driver was not freed"
 
     def free(self) -> None:
         self._free.set()
 
 
-async def test_a_driver_that_hangs_costs_its_gauges_and_one_thread(mock_clock: MockClock) -> None:
+async def test_hanging_driver_costs_one_thread(mock_clock: MockClock) -> None:
+    """A driver that hangs costs its gauges and one thread, and nothing else."""
     nvml = FakeNvml([FakeGpu()])
     wedge = Wedge()
     async with sampling(nvml, mock_clock) as run:

@@ -96,7 +96,8 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     made.close()
 
 
-def test_an_entry_has_the_line_its_priority_and_each_field_by_name(rig: Rig) -> None:
+def test_entry_has_line_priority_and_fields(rig: Rig) -> None:
+    """An entry has the text line, its priority and each field by name."""
     fields = {"request_id": "abc", "outcome": "served", "status": 200, "stream": True, "queue_s": 0.25}
     rig.log.emit(INFO, "request", fields)
     assert rig.journald.received() == [
@@ -142,7 +143,8 @@ def test_any_values_come_back_as_they_went(fields: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("character", ["x", "\U0010ffff", "\n", '"', "=", "😀"])
-def test_nothing_forges_a_field_and_every_field_at_its_longest_fits(rig: Rig, character: str) -> None:
+def test_no_forged_field_and_all_fields_fit(rig: Rig, character: str) -> None:
+    """No value can forge a field, and an entry with every field at its longest fits."""
     fields = dict.fromkeys((*Fields.__annotations__, *LOGGED), character * 9999)
     rig.log.emit(40, character * 9999, fields)
     (received,) = rig.journald.received()
@@ -161,7 +163,8 @@ def test_fields_that_nobody_named_are_left_out(rig: Rig) -> None:
     }  # fmt: skip
 
 
-def test_a_journald_that_does_not_read_costs_entries_which_are_counted(rig: Rig) -> None:
+def test_stuck_journald_costs_counted_entries(rig: Rig) -> None:
+    """A journald that does not read loses entries, which are counted."""
     for sent in range(100_000):
         rig.log.info("one", count=sent)
         if rig.dropped:
@@ -205,13 +208,15 @@ def test_without_a_journald_from_the_start(tmp_path: Path) -> None:
     stderr.close()
 
 
-def test_after_close_nothing_is_sent_and_what_is_lost_is_counted(rig: Rig) -> None:
+def test_nothing_is_sent_after_close(rig: Rig) -> None:
+    """After close() nothing is sent, and what is lost is counted."""
     rig.log.close()
     rig.log.info("gone")
     assert (rig.journald.received(), rig.stderr.lines(), rig.dropped) == ([], [], 1)
 
 
-def test_an_entry_that_is_too_large_for_the_socket_is_not_taken(rig: Rig) -> None:
+def test_entry_too_large_is_not_taken(rig: Rig) -> None:
+    """An entry that is too large for the socket is not written; the next one is."""
     dropped: list[None] = []
     with contextlib.closing(Journal(str(rig.path), lambda: dropped.append(None))) as journal:
         assert not journal.write(b"X=" + b"x" * (1 << 24) + b"\n")

@@ -53,7 +53,8 @@ def test_a_line_goes_out_in_one_piece(pipe: tuple[int, int]) -> None:
     assert drops.count == 0
 
 
-def test_a_pipe_that_nobody_reads_drops_whole_lines_and_recovers(pipe: tuple[int, int]) -> None:
+def test_full_pipe_drops_whole_lines(pipe: tuple[int, int]) -> None:
+    """A pipe that nobody reads drops whole lines, and recovers when it is read."""
     drops = Drops()
     sink = Sink(pipe[1], drops.on_drop)
     written = fill(sink, drops)
@@ -78,7 +79,8 @@ def test_a_socket_that_nobody_reads_drops_whole_lines() -> None:
         assert received == LINE * written
 
 
-def test_a_reader_that_is_gone_costs_lines_and_nothing_else(pipe: tuple[int, int]) -> None:
+def test_closed_reader_costs_lines_only(pipe: tuple[int, int]) -> None:
+    """A reader that is gone costs lines and raises nothing."""
     drops = Drops()
     sink = Sink(pipe[1], drops.on_drop)
     os.close(pipe[0])
@@ -94,7 +96,8 @@ def test_a_full_disk_costs_lines_and_nothing_else() -> None:
     assert drops.count == 1
 
 
-def test_a_descriptor_that_was_never_open_drops_everything(pipe: tuple[int, int]) -> None:
+def test_descriptor_never_open_drops_everything(pipe: tuple[int, int]) -> None:
+    """A sink on a descriptor that was never open counts every line as dropped."""
     drops = Drops()
     sink = Sink(10_000_000, drops.on_drop)
     sink.write(b"one\n")
@@ -102,14 +105,15 @@ def test_a_descriptor_that_was_never_open_drops_everything(pipe: tuple[int, int]
     assert drops.count == 1
 
 
-def test_a_closed_descriptor_given_to_a_client_gets_no_log_line(pipe: tuple[int, int]) -> None:
+def test_reused_descriptor_gets_no_log_line(pipe: tuple[int, int]) -> None:
+    """A client that gets the number of the closed log descriptor receives no log line."""
     reader, writer = os.pipe()
     drops = Drops()
     sink = Sink(writer, drops.on_drop)
     ours, client = socket.socketpair()
     with ours, client:
         client.setblocking(False)
-        os.dup2(ours.fileno(), writer)  # somebody closed it, and the next connection got its number
+        os.dup2(ours.fileno(), writer)  # other code closed it, and the next connection got its number
         sink.write(b"secret\n")
         with pytest.raises(BlockingIOError):
             client.recv(100)
@@ -128,7 +132,8 @@ def test_after_close_lines_are_dropped(pipe: tuple[int, int]) -> None:
     os.write(pipe[1], b"the caller's own is still open\n")
 
 
-def test_a_line_that_went_out_in_part_is_not_glued_to_the_next() -> None:
+def test_partial_line_is_not_glued_to_the_next() -> None:
+    """A line of which only a part was written is not joined to the next one."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the kernel's smallest

@@ -45,7 +45,7 @@ def open_fds() -> int:
 
 
 async def until(predicate: Callable[[], bool]) -> None:
-    """Wait for something that another thread brings about and tells nobody."""
+    """Wait for what another thread does without a notification."""
     while not predicate():
         await trio.lowlevel.checkpoint()
 

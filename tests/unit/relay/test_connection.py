@@ -79,7 +79,8 @@ async def test_two_exchanges_on_one_connection() -> None:
     assert wire.sent == REQUEST * 2
 
 
-async def test_parts_come_as_the_engine_sent_them_and_those_that_came_together_as_one() -> None:
+async def test_body_parts_come_as_sent() -> None:
+    """Parts come as the engine sent them; those that arrived together come as one."""
     parts = (CHUNKED_HEAD + b"3\r\nhel\r\n", b"2\r\nlo\r\n1\r\n!\r\n", b"0\r\n\r\n")
     connection = EngineConnection(ScriptedWire(*parts))
     await connection.send(REQUEST)
@@ -88,7 +89,8 @@ async def test_parts_come_as_the_engine_sent_them_and_those_that_came_together_a
 
 
 @pytest.mark.parametrize("cut", range(1, len(CHUNKED)))
-async def test_an_end_too_early_is_a_broken_exchange_wherever_it_comes(cut: int) -> None:
+async def test_early_end_is_a_broken_exchange(cut: int) -> None:
+    """An early end breaks the exchange wherever it comes."""
     with pytest.raises(EngineBroken, match=r"without an answer|in the middle of its answer"):
         await exchange(ScriptedWire(CHUNKED[:cut]))
 
@@ -102,7 +104,8 @@ async def test_a_connection_that_breaks_is_a_broken_exchange(cut: int, error: Ex
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError("gone"), trio.BrokenResourceError(), trio.ClosedResourceError()])
-async def test_a_request_that_cannot_be_sent_is_a_broken_exchange(error: Exception) -> None:
+async def test_failed_send_is_a_broken_exchange(error: Exception) -> None:
+    """A request that cannot be sent breaks the exchange before any byte of an answer."""
     wire = ScriptedWire(LENGTH)
     wire.fails_to_send = error
     connection = EngineConnection(wire)
@@ -133,7 +136,8 @@ async def test_what_is_not_http_is_a_broken_exchange(answer: bytes) -> None:
         await exchange(ScriptedWire(answer))
 
 
-async def test_an_engine_that_wants_another_protocol_is_a_broken_exchange() -> None:
+async def test_protocol_switch_is_a_broken_exchange() -> None:
+    """An engine that wants another protocol breaks the exchange."""
     answer = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
     with pytest.raises(EngineBroken, match="change the protocol"):
         await exchange(ScriptedWire(answer))
@@ -151,9 +155,8 @@ async def test_a_head_without_end_is_a_broken_exchange(answer: bytes) -> None:
 
 @pytest.mark.parametrize("surplus", [b"x", b"\r\n\r\ngarbage\r\n\r\n", LENGTH], ids=["byte", "garbage", "an answer"])
 @pytest.mark.parametrize("answer", [LENGTH, CHUNKED], ids=["length", "chunked"])
-async def test_what_comes_behind_an_answer_is_no_part_of_it_and_ends_the_connections_use(
-    answer: bytes, surplus: bytes
-) -> None:
+async def test_surplus_bytes_end_the_connections_use(answer: bytes, surplus: bytes) -> None:
+    """Bytes after an answer are no part of it, and the connection is not used again."""
     for wire in (ScriptedWire(answer + surplus), ScriptedWire(answer[:-1], answer[-1:] + surplus)):
         connection, head, read = await exchange(wire)
         assert (head.status, read) == (200, b"hello")

@@ -1,4 +1,4 @@
-"""An exchange begun: what is sent for each kind of body, what is tried again, and who gives connections back."""
+"""An exchange begun: what is sent for each kind of body, what is tried again, and when a connection is released."""
 
 from collections.abc import AsyncGenerator
 
@@ -63,7 +63,8 @@ async def test_a_body_goes_out_as_it_is_with_its_length(size: int) -> None:
     assert sent_body(wire) == b"x" * size
 
 
-async def test_a_body_in_pieces_of_known_length_is_passed_on_as_it_comes() -> None:
+async def test_streamed_body_of_known_length() -> None:
+    """A body of known length is passed on as it comes."""
     wire = ScriptedWire(ANSWER)
     with await begin(Engine(wire).pool, request([(b"content-length", b"5")]), pieces(b"ab", b"", b"cde")):
         assert sent_body(wire) == b"abcde"
@@ -85,7 +86,8 @@ async def test_who_cannot_be_reached_is_said_so() -> None:
 
 
 @pytest.mark.parametrize("fails", ["sending", "answering"])
-async def test_on_a_kept_connection_that_died_it_is_tried_once_more_on_a_fresh_one(fails: str) -> None:
+async def test_dead_kept_connection_is_retried_once(fails: str) -> None:
+    """On a kept connection that died, the request is tried once more on a fresh one."""
     kept, fresh = ScriptedWire(ANSWER), ScriptedWire(ANSWER)
     engine = Engine(kept, fresh)
     await engine.once()
@@ -97,7 +99,8 @@ async def test_on_a_kept_connection_that_died_it_is_tried_once_more_on_a_fresh_o
     assert (engine.pool.busy, engine.pool.idle) == (0, 1)
 
 
-async def test_if_the_fresh_one_cannot_be_made_the_engine_is_unreachable() -> None:
+async def test_retry_on_an_unreachable_engine() -> None:
+    """If the fresh connection cannot be made, the engine is unreachable."""
     engine = Engine(ScriptedWire(ANSWER))
     await engine.once()
     with pytest.raises(EngineUnreachable):
@@ -113,7 +116,8 @@ async def test_if_the_fresh_one_dies_too_the_engine_is_broken() -> None:
     assert (engine.dialled, engine.pool.busy) == (2, 0)
 
 
-async def test_a_kept_connection_that_died_within_its_answer_is_not_tried_again() -> None:
+async def test_no_retry_within_an_answer() -> None:
+    """A kept connection that died within its answer is not tried again."""
     engine = Engine(ScriptedWire(ANSWER, ANSWER[:9]), ScriptedWire(ANSWER))
     await engine.once()
     with pytest.raises(EngineBroken):
@@ -128,7 +132,8 @@ async def test_a_fresh_connection_that_dies_is_not_tried_again() -> None:
     assert (engine.dialled, engine.pool.busy) == (1, 0)
 
 
-async def test_a_spent_body_is_closed_when_the_engine_takes_no_more_of_it() -> None:
+async def test_unread_body_is_closed() -> None:
+    """The body's generator is closed when the engine takes no more of it."""
     closed = []
 
     async def body() -> AsyncGenerator[bytes, None]:
@@ -158,7 +163,9 @@ class StopsAfterOneSend(ScriptedWire):
         self.fails_to_send = BrokenPipeError("gone")
 
 
-async def test_cancelled_while_it_waits_for_the_head_it_gives_the_connection_back(autojump_clock: MockClock) -> None:
+async def test_cancelled_while_waiting_for_the_head(autojump_clock: MockClock) -> None:
+    """The pool gets the connection back, and it is closed."""
+
     class Silent(ScriptedWire):
         async def receive_some(self) -> bytes:
             await trio.sleep_forever()

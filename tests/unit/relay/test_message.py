@@ -60,7 +60,8 @@ def test_an_empty_body_has_a_length() -> None:
     assert fields(request_head(request([]), 0))[-1] == b"content-length: 0"
 
 
-def test_the_client_gets_all_but_what_belongs_to_the_hop_or_is_the_gateways_to_say() -> None:
+def test_answer_headers() -> None:
+    """The client gets all headers except hop-by-hop ones and those that the gateway sets itself."""
     kept: Headers = [(b"content-type", b"application/json"), (b"x-engine", b"1"), (b"x-engine", b"2")]
     hop = [
         "connection",

@@ -48,7 +48,7 @@ async def use(connection: EngineConnection) -> None:
 
 
 async def used(pool: Pool, count: int) -> list[EngineConnection]:
-    """So many connections, used at the same time and given back in order."""
+    """So many connections, used at the same time and released in order."""
     connections = [await pool.acquire() for _ in range(count)]
     for connection in connections:
         await use(connection)
@@ -82,14 +82,16 @@ async def test_one_left_in_the_middle_of_an_exchange_is_closed(pool: Pool, dial:
     assert (pool.busy, pool.idle, dial.open) == (0, 0, 0)
 
 
-async def test_a_fresh_one_is_opened_if_asked_for_and_the_kept_one_stays(pool: Pool) -> None:
+async def test_fresh_connection_on_request(pool: Pool) -> None:
+    """A fresh connection is opened if asked for, and the kept one stays."""
     (kept,) = await used(pool, 1)
     fresh = await pool.acquire(fresh=True)
     assert fresh is not kept
     assert (pool.busy, pool.idle) == (1, 1)
 
 
-async def test_one_that_died_while_idle_is_passed_over_and_closed(pool: Pool, dial: Dialling) -> None:
+async def test_dead_idle_connection_is_passed_over(pool: Pool, dial: Dialling) -> None:
+    """A connection that died while idle is closed, and an older one is used."""
     oldest, middle, newest = await used(pool, 3)
     for wire in dial.wires[1:]:
         wire.alive = False
@@ -108,9 +110,8 @@ async def test_all_died_so_a_new_one_is_opened(pool: Pool, dial: Dialling) -> No
     assert dial.open == 1
 
 
-async def test_one_that_was_idle_for_too_long_is_closed_with_all_that_are_older(
-    pool: Pool, dial: Dialling, mock_clock: MockClock
-) -> None:
+async def test_connection_idle_too_long_is_closed(pool: Pool, dial: Dialling, mock_clock: MockClock) -> None:
+    """A connection that was idle too long is closed together with all older ones."""
     await used(pool, 3)
     mock_clock.jump(IDLE_S + 0.1)
     fresh = await pool.acquire()
@@ -124,9 +125,8 @@ async def test_just_within_the_limit_it_is_still_used(pool: Pool, mock_clock: Mo
     assert await pool.acquire() is kept
 
 
-async def test_surplus_connections_grow_old_while_one_is_in_use(
-    pool: Pool, dial: Dialling, mock_clock: MockClock
-) -> None:
+async def test_surplus_connections_age(pool: Pool, dial: Dialling, mock_clock: MockClock) -> None:
+    """Surplus connections grow old while another one is in use."""
     await used(pool, 2)
     mock_clock.jump(IDLE_S / 2)
     await used(pool, 1)

@@ -1,4 +1,4 @@
-"""The pump between socket pairs: how streams end, who is waited for, and that nothing but whole events goes out."""
+"""The pump between socket pairs: how streams end, what it waits for, and that only whole events go out."""
 
 import socket
 import time
@@ -33,7 +33,8 @@ families = pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET], i
 
 
 @families
-async def test_a_healthy_stream_and_its_connection_can_be_used_again(family: int) -> None:
+async def test_healthy_stream(family: int) -> None:
+    """The stream arrives whole, and its connection can be used again."""
     async with open_pump() as flows:
         flow = await flows.open(family, family)
         await flow.send(STREAM)
@@ -54,7 +55,9 @@ async def test_each_event_goes_at_once() -> None:
             await flow.receive_tokens(count)
 
 
-async def test_an_engine_on_tcp_is_not_acknowledged_event_by_event() -> None:
+async def test_engine_on_tcp_is_not_acked_per_event() -> None:
+    """The pump turns off the immediate acknowledgement of each event of an engine on TCP."""
+
     def at_once(flow: Flow) -> int:
         assert flow.connection.sock is not None
         return flow.connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)
@@ -71,7 +74,8 @@ async def test_an_engine_on_tcp_is_not_acknowledged_event_by_event() -> None:
         flow.close()
 
 
-async def test_what_comes_behind_the_end_spoils_the_connection_not_the_stream() -> None:
+async def test_surplus_spoils_only_the_connection() -> None:
+    """Bytes after the end leave the stream whole, and the connection is not used again."""
     async with open_pump() as flows:
         flow = await flows.open()
         await flow.send(STREAM + b"HTTP/1.1 200 OK\r\n\r\n")
@@ -128,7 +132,8 @@ async def test_an_engine_that_ends_its_body_before_its_stream() -> None:
         assert_broken_off(flow, TOKEN * 2)
 
 
-async def test_a_body_that_ends_in_an_event_loses_that_event_only() -> None:
+async def test_body_ending_in_an_event_loses_only_it() -> None:
+    """The client gets every event before the one in which the body ends."""
     async with open_pump() as flows:
         flow = await flows.open()
         await flow.send(framed(TOKEN) + framed(TOKEN[:-1]) + END)
@@ -179,7 +184,8 @@ async def test_a_client_found_gone_only_when_it_is_written_to() -> None:
 
 
 @families
-async def test_a_client_that_takes_nothing_is_cut_after_stall_s(family: int) -> None:
+async def test_stalled_client_is_cut(family: int) -> None:
+    """A client that takes nothing is cut after stall_s."""
     async with open_pump(stall_s=0.1) as flows:
         flow = await flows.open(client=family, tight=True)
         started = time.monotonic()
@@ -207,7 +213,8 @@ async def test_a_slow_client_pushes_back_and_loses_nothing(family: int) -> None:
         assert body_of(flow.received).startswith(b"".join(chunks_of(MUCH)) + DONE)
 
 
-async def test_a_large_event_may_take_longer_than_stall_s_as_long_as_its_pieces_do_not() -> None:
+async def test_slow_event_may_outlast_stall_s() -> None:
+    """A large event may take longer than stall_s as long as each of its pieces does not."""
     event = b"data: %s\n\n" % (b"x" * 1_040_000)
     async with open_pump(stall_s=0.8) as flows:
         flow = await flows.open(tight=True)
@@ -225,7 +232,8 @@ async def test_a_large_event_may_take_longer_than_stall_s_as_long_as_its_pieces_
 
 
 @pytest.mark.parametrize("size", [1, 3000])
-async def test_a_client_that_takes_a_little_now_and_then_is_stalled_all_the_same(size: int) -> None:
+async def test_trickling_client_is_stalled(size: int) -> None:
+    """A client that takes a little now and then is stalled as well."""
     async with open_pump(stall_s=0.3) as flows:
         flow = await flows.open(tight=True)
         await flows.stall(flow, MUCH)
@@ -262,7 +270,8 @@ async def test_an_engine_is_not_idle_while_its_client_stalls() -> None:
         assert await stalled.ended() is None
 
 
-async def test_an_engine_has_idle_s_from_when_its_client_has_caught_up() -> None:
+async def test_idle_s_counts_from_the_clients_catch_up() -> None:
+    """An engine has idle_s from the moment at which its client has caught up."""
     event = framed(b"data: %s\n\n" % (b"x" * 50_000))
     async with open_pump(idle_s=0.3) as flows:
         flow = await flows.open(tight=True)
@@ -303,7 +312,8 @@ async def test_cancelled_as_soon_as_the_pump_has_it() -> None:
         assert flows.pump.flows == 0
 
 
-async def test_cancelled_while_the_client_stalls_what_it_has_not_taken_is_owed() -> None:
+async def test_cancelled_while_the_client_stalls() -> None:
+    """What the client has not taken is owed, in whole events."""
     async with open_pump() as flows:
         flow = await flows.open(tight=True)
         await flows.stall(flow, MUCH)
@@ -317,7 +327,8 @@ async def test_cancelled_while_the_client_stalls_what_it_has_not_taken_is_owed()
         assert b"".join(chunks_of(MUCH)).startswith(events)
 
 
-async def test_an_engine_that_breaks_just_when_the_client_stalls_leaves_the_rest_owed() -> None:
+async def test_engine_breaks_as_the_client_stalls() -> None:
+    """An engine that breaks as its client stalls leaves the rest owed."""
     async with open_pump() as flows:
         flow = await flows.open(tight=True)
         big = framed(b"data: %s\n\n" % (b"x" * 50_000))
@@ -370,7 +381,8 @@ async def test_its_clock_is_trios() -> None:
 # --- what the daemon around it asks ---
 
 
-async def test_it_proves_that_it_goes_round_with_streams_and_without() -> None:
+async def test_prove_with_and_without_streams() -> None:
+    """The pump proves that its loop runs, with streams and without."""
     async with open_pump() as flows:
         with trio.fail_after(PATIENCE_S):
             await flows.pump.prove()
@@ -396,7 +408,8 @@ async def test_a_frozen_thread_proves_nothing_until_it_goes_on() -> None:
                 await proved.wait()
 
 
-async def test_new_deadlines_hold_for_the_streams_that_are_in_it() -> None:
+async def test_new_deadlines_hold_for_running_streams() -> None:
+    """New deadlines hold for the streams that are already in the pump."""
     async with open_pump() as flows:
         silent, stalled = await flows.open(), await flows.open(tight=True)
         await flows.stall(stalled, MUCH)

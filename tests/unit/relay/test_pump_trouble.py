@@ -1,4 +1,4 @@
-"""The pump in trouble: its thread dies, descriptors run out or are given out anew, sockets end while nobody reads."""
+"""The pump in trouble: its thread dies, descriptors run out or are reused, sockets end while nothing reads them."""
 
 import contextlib
 import errno
@@ -50,7 +50,8 @@ class BrokenSplicer:
 # --- the thread ---
 
 
-async def test_a_dead_thread_is_noticed_and_all_its_streams_end() -> None:
+async def test_dead_thread_ends_all_streams() -> None:
+    """A dead thread is noticed, and all its streams end."""
     async with open_pump() as flows:
         others = [await flows.open() for _ in range(3)]
         stalled = await flows.open(tight=True)
@@ -135,7 +136,8 @@ async def assert_unharmed(flow: Flow, pump: Pump) -> None:
 
 
 @pytest.mark.parametrize("left", [0, 1])
-async def test_without_descriptors_for_both_sockets_it_takes_neither(left: int) -> None:
+async def test_without_two_descriptors_it_takes_none(left: int) -> None:
+    """Without descriptors for both sockets the pump takes neither, and the stream is unharmed."""
     async with open_pump() as flows:
         flow = await open_flow()
         with descriptors_left(left), pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
@@ -159,7 +161,8 @@ class FullEpoll:
 
 
 @pytest.mark.parametrize("left", [0, 1])
-async def test_a_stream_that_the_kernel_will_not_watch_is_not_taken_up(left: int) -> None:
+async def test_stream_that_epoll_refuses_is_not_taken(left: int) -> None:
+    """A stream that the kernel will not watch is not taken up."""
     async with open_pump() as flows:
         flow = await open_flow()
         before = open_fds()
@@ -217,7 +220,8 @@ async def come_and_go(pump: Pump, name: str, count: int, seed: int) -> None:
         flow.close()
 
 
-async def test_no_byte_reaches_the_wrong_client_however_fast_descriptors_change_hands() -> None:
+async def test_reused_descriptors_reach_no_wrong_client() -> None:
+    """No byte reaches the wrong client, however fast descriptors are closed and reused."""
     async with open_pump() as flows:
         steady = [await flows.open() for _ in range(6)]
         enough = trio.Event()
@@ -233,7 +237,7 @@ async def test_no_byte_reaches_the_wrong_client_however_fast_descriptors_change_
         assert flows.pump.flows == len(steady)
 
 
-# --- nobody reads ---
+# --- nothing reads ---
 
 
 def cpu_s(pump: Pump) -> float:
@@ -244,9 +248,8 @@ def cpu_s(pump: Pump) -> float:
 
 @pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET], ids=["unix", "tcp"])
 @pytest.mark.parametrize("how", ["goes on", "half_close", "close", "reset"])
-async def test_an_engine_that_ends_while_the_client_stalls_costs_nothing_and_loses_nothing(
-    family: int, how: str
-) -> None:
+async def test_engine_ends_while_the_client_stalls(family: int, how: str) -> None:
+    """An engine that ends while its client stalls costs no CPU time and loses no data."""
     async with open_pump() as flows:
         flow = await flows.open(family, tight=True)
         sent = await flows.stall(flow, MUCH)
@@ -283,7 +286,8 @@ async def test_idle_flows_cost_nothing() -> None:
         assert cpu_s(flows.pump) - before < 0.04
 
 
-async def test_a_client_that_left_is_found_although_its_engine_says_nothing() -> None:
+async def test_gone_client_of_a_silent_engine_is_found() -> None:
+    """A client that disconnected is found although its engine says nothing."""
     async with open_pump() as flows:
         flow = await flows.open(client=socket.AF_INET)
         await until(lambda: flows.pump.flows == 1)

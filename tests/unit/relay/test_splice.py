@@ -120,7 +120,8 @@ def test_framing_that_is_not_vllms_is_put_in_ours(foreign: bytes) -> None:
 
 
 @pytest.mark.parametrize("trailers", [b"", b"x-checksum: 1\r\n", b"x-checksum: 1\r\nx-more: 2\r\n"])
-def test_the_end_of_the_body_with_and_without_trailers_cut_anywhere(trailers: bytes) -> None:
+def test_end_of_the_body_cut_anywhere(trailers: bytes) -> None:
+    """The end is recognized with and without trailers, wherever a read cuts it."""
     end = b"0\r\n" + trailers + b"\r\n"
     for cut in range(len(end) + 1):
         splicer = open_splicer()
@@ -140,7 +141,8 @@ def test_a_token_is_passed_on_without_a_copy() -> None:
         assert fed(splicer, data) is data
 
 
-def test_a_read_that_ends_in_an_event_that_spans_chunks_holds_it_back() -> None:
+def test_partial_event_over_chunks_is_held_back() -> None:
+    """A read that ends in an event that spans chunks holds that event back."""
     splicer = open_splicer()
     assert fed(splicer, framed(TOKEN)) == framed(TOKEN)
     assert fed(splicer, framed(TOKEN) + framed(TOKEN[:9])) == framed(TOKEN)
@@ -148,7 +150,7 @@ def test_a_read_that_ends_in_an_event_that_spans_chunks_holds_it_back() -> None:
     assert fed(splicer, framed(TOKEN)) == framed(TOKEN)
 
 
-def test_a_read_that_ends_in_a_size_line_is_looked_at_once() -> None:
+def test_size_line_cut_by_a_read() -> None:
     """Counted from the missing line end, the second chunk would seem to end where the first one does: for ever."""
     first, second = (b"data: " + b"x" * size + b"\n\n" for size in (180, 183))
     splicer = open_splicer()
@@ -157,7 +159,8 @@ def test_a_read_that_ends_in_a_size_line_is_looked_at_once() -> None:
     assert fed(splicer, framed(second)[3:]) == framed(second)
 
 
-def test_a_chunk_that_ends_with_a_line_but_not_with_an_event_waits_for_its_rest() -> None:
+def test_half_event_at_a_line_end_is_held_back() -> None:
+    """A chunk that ends with a line but not with an event is held until its rest comes."""
     splicer = open_splicer()
     fed(splicer, framed(TOKEN))
     assert fed(splicer, framed(b"event: x\n")) == b""
@@ -185,7 +188,8 @@ def test_it_takes_over_in_the_middle_of_a_chunk(cut: int) -> None:
     assert fed(splicer, framed(TOKEN)) == framed(TOKEN)
 
 
-def test_it_takes_over_in_the_middle_of_an_event_between_two_chunks() -> None:
+def test_takeover_within_an_event() -> None:
+    """The splicer takes over in the middle of an event, between two chunks."""
     answer, splitter = Answer(HEAD), EventSplitter()
     meter = StreamMeter(Dialect.CHAT, False, lambda: 2.0, 1.0)
     answer.feed(framed(TOKEN) + framed(TOKEN[:10]))
@@ -194,7 +198,8 @@ def test_it_takes_over_in_the_middle_of_an_event_between_two_chunks() -> None:
     assert fed(splicer, framed(TOKEN[10:])) == framed(TOKEN)
 
 
-def test_a_usage_chunk_in_the_middle_of_a_read_is_taken_out_whole() -> None:
+def test_usage_chunk_is_taken_out_whole() -> None:
+    """The usage chunk is taken out of the middle of a read."""
     splicer = open_splicer()
     assert fed(splicer, framed(TOKEN)) == framed(TOKEN)
     out = fed(splicer, framed(TOKEN) + framed(USAGE) + framed(DONE) + b"0\r\n\r\n")
@@ -204,7 +209,8 @@ def test_a_usage_chunk_in_the_middle_of_a_read_is_taken_out_whole() -> None:
     assert (frame["prompt_tokens"], frame["completion_tokens"]) == (3, 2)
 
 
-def test_a_usage_chunk_alone_in_a_read_leaves_nothing_not_an_empty_chunk() -> None:
+def test_usage_chunk_alone_leaves_nothing() -> None:
+    """A usage chunk alone in a read leaves nothing, not even an empty chunk."""
     splicer = open_splicer()
     fed(splicer, framed(TOKEN))
     assert fed(splicer, framed(USAGE)) == b""  # an empty chunk would be the end of the body
@@ -231,7 +237,8 @@ def test_a_large_event_goes_out_whole(size: int, read: int) -> None:
     assert fed(splicer, framed(TOKEN)) == framed(TOKEN)
 
 
-def test_an_event_above_the_bound_goes_out_in_pieces_and_the_stream_goes_on() -> None:
+def test_oversized_event_goes_out_in_pieces() -> None:
+    """An event above the bound goes out in pieces, and the stream goes on."""
     event = b"data: %s\n\n" % (b"x" * (2 * MAX_EVENT_BYTES))
     splitter = EventSplitter()
     splicer = Splicer(Answer(HEAD), splitter, StreamMeter(Dialect.CHAT, False, lambda: 2.0, 1.0))
@@ -267,14 +274,16 @@ def test_a_chunk_that_does_not_end_where_it_should(raw: bytes) -> None:
         fed(splicer, raw + framed(TOKEN))
 
 
-def test_a_body_that_ends_before_the_stream_does_is_complete_but_not_healthy() -> None:
+def test_early_end_is_complete_but_not_healthy() -> None:
+    """A body that ends before its stream does is complete but not healthy."""
     splicer = open_splicer()
     assert fed(splicer, framed(TOKEN) + framed(TOKEN[:-1]) + b"0\r\n\r\n") == framed(TOKEN)
     assert splicer.complete
     assert not splicer.healthy
 
 
-def test_bytes_behind_the_end_of_the_body_are_nobodys_and_spoil_the_connection() -> None:
+def test_surplus_spoils_the_connection() -> None:
+    """Bytes after the end of the body reach nobody, and the connection is not used again."""
     answer = Answer(HEAD)
     splicer = Splicer(answer, EventSplitter(), StreamMeter(Dialect.CHAT, False, lambda: 2.0, 1.0))
     fed(splicer, framed(TOKEN))

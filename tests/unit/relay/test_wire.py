@@ -25,7 +25,8 @@ async def test_bytes_go_through_both_ways() -> None:
     wire.close()
 
 
-async def test_more_than_the_socket_takes_at_once_goes_out_as_the_peer_reads() -> None:
+async def test_large_send_goes_out_as_the_peer_reads() -> None:
+    """Data that the socket does not take at once goes out as the peer reads."""
     ours, theirs = stream_sockets()
     data = bytes(range(256)) * 8192
     wire = SocketWire(ours)
@@ -65,7 +66,8 @@ async def test_a_broken_peer_is_an_os_error() -> None:
     wire.close()
 
 
-async def test_an_idle_wire_looks_alive_until_it_is_closed_or_speaks_unasked() -> None:
+async def test_idle_wire_looks_alive() -> None:
+    """An idle wire looks alive until it is closed or receives unrequested bytes."""
     ours, theirs = stream_sockets()
     wire = SocketWire(ours)
     assert wire.looks_alive()
@@ -80,7 +82,8 @@ async def test_an_idle_wire_looks_alive_until_it_is_closed_or_speaks_unasked() -
     assert repr(wire) == "<SocketWire fd=-1>"
 
 
-async def test_closing_wakes_who_waits_on_it_and_may_happen_twice() -> None:
+async def test_close_wakes_readers() -> None:
+    """close() wakes a task that is receiving, and may be called twice."""
     ours, theirs = stream_sockets()
     wire = SocketWire(ours)
     with theirs, trio.fail_after(5):
@@ -144,7 +147,8 @@ async def test_nobody_listens(tmp_path: Path) -> None:
         await dialer(UnixAddress(f"{tmp_path}/nobody.sock"), 5.0)()
 
 
-async def test_an_engine_that_accepts_nobody_is_given_up_in_time() -> None:
+async def test_engine_that_accepts_nobody() -> None:
+    """The dialler gives up in time on an engine that does not accept the connection."""
     # A listening socket whose backlog is full: the kernel answers no more connection attempts.
     with socket.socket() as full, trio.fail_after(5):
         full.bind(("127.0.0.1", 0))

@@ -88,16 +88,16 @@ def test_an_abstract_address() -> None:
 
 
 @pytest.mark.parametrize("address", ["", "vsock:2:1234", "notify"])
-def test_without_an_address_that_is_understood_nothing_is_said(address: str, manager: Manager) -> None:
+def test_unknown_address_sends_nothing(address: str, manager: Manager) -> None:
+    """Without an address that the notifier understands, it sends nothing."""
     notifier = Notifier(address)
     notifier.ready("Serving.")
     notifier.close()
     assert manager.heard_nothing()
 
 
-def test_a_manager_that_is_gone_or_does_not_listen_costs_nothing_but_its_news(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_absent_manager_costs_only_its_news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manager that is gone or does not read loses its messages, and the notifier goes on."""
     monkeypatch.setattr(systemd, "SEND_TIMEOUT_S", 0.01)
     with contextlib.closing(Notifier(str(tmp_path / "nobody"))) as notifier:
         notifier.ready("Serving.")
@@ -172,7 +172,7 @@ def test_the_watchdog_is_for_one_process_and_has_a_pace(microseconds: str, for_p
 # --- sockets ---
 
 #: Puts sockets of its own where systemd would put them, then says what became of them. A process of its own: in this
-#: one, descriptor 3 may be anybody's.
+#: one, descriptor 3 may belong to anything.
 PROGRAM = """
 import os, socket, sys
 from sluicegate.service.systemd import HandoverError, take

@@ -60,7 +60,8 @@ class Part:
         await self.thawed.wait()
 
 
-async def test_it_is_fed_at_once_and_then_at_least_twice_in_the_time_allowed(autojump_clock: MockClock) -> None:
+async def test_fed_at_once_and_twice_per_interval(autojump_clock: MockClock) -> None:
+    """The watchdog is fed at once, and then at least twice in the time allowed."""
     async with watched(pump=Part().prove) as it:
         assert len(it.signs) == 1
         await trio.sleep(100 * WITHIN_S)
@@ -96,7 +97,7 @@ async def test_a_frozen_part_starves_it_and_is_named_once(autojump_clock: MockCl
         assert it.wedged == ["pump and controller: no progress, so systemd gets no sign until there is some"]
 
 
-async def test_it_is_named_before_systemd_loses_its_patience(autojump_clock: MockClock) -> None:
+async def test_named_before_systemds_timeout(autojump_clock: MockClock) -> None:
     part = Part()
     async with watched(pump=part.prove) as it:
         part.freeze()
@@ -115,7 +116,8 @@ async def test_a_controller_that_does_not_run_starves_it(autojump_clock: MockClo
         nursery.cancel_scope.cancel()
 
 
-async def test_an_event_loop_that_stood_still_says_so_when_it_goes_on(mock_clock: MockClock) -> None:
+async def test_event_loop_that_stood_still_is_reported(mock_clock: MockClock) -> None:
+    """An event loop that stood still is reported when it goes on."""
     async with watched() as it:
         mock_clock.jump(WITHIN_S * 3)
         await wait_all_tasks_blocked()

@@ -133,7 +133,7 @@ class EngineHandler(Handler):
 def engine(argv: list[str]) -> int:
     (WORLD / "engine.json").write_text(json.dumps({"argv": argv, "environ": dict(os.environ), "pid": os.getpid()}))
     if os.fork() == 0:
-        # An engine core that nobody reaches: in a session of its own, deaf to SIGTERM.
+        # An engine core that no signal reaches: in a session of its own, and it ignores SIGTERM.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.setsid()
         step("engine core")

@@ -62,7 +62,8 @@ USAGE = {"choices": [], "usage": {"prompt_tokens": 37, "completion_tokens": 8}}
 DONE = "data: [DONE]\n\n"
 
 
-def test_writes_the_answer_as_it_comes_and_counts_as_the_engine_does(gateway: Gateway) -> None:
+def test_answer_is_written_as_it_comes(gateway: Gateway) -> None:
+    """The text is written as it comes, and the tokens are counted as the engine counts them."""
     gateway.streams(chunk(None), chunk("The capital"), ": tokens=8\n\n", chunk(" is Paris."), USAGE, DONE)
     pieces: list[str] = []
     answer = ask(gateway.url, "small", "Where?", pieces.append)

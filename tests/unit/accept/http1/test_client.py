@@ -51,21 +51,24 @@ def fields_of(head: bytes) -> Headers:
     return [field for field in fields if field[0] != b"date"]
 
 
-async def test_a_body_that_has_come_is_taken_and_what_is_behind_it_stays() -> None:
+async def test_body_at_hand_is_taken() -> None:
+    """The body takes its own bytes and leaves those that follow it."""
     peer = Peer(b"{}POST")
     body = body_of(peer, (b"content-length", b"2"))
     assert [part async for part in body.parts()] == [b"{}"]
     assert (body.consumed, peer.received) == (True, b"POST")
 
 
-async def test_a_body_that_does_not_come_is_refused_and_not_consumed() -> None:
+async def test_incomplete_body_is_refused() -> None:
+    """A body that does not arrive in time is refused with a 408 and is not consumed."""
     body = body_of(Peer(b"{"), (b"content-length", b"2"))
     with pytest.raises(Refusal) as caught:
         await body.whole()
     assert (caught.value.outcome, caught.value.status, body.consumed) == (Outcome.INVALID, 408, False)
 
 
-async def test_a_body_that_is_too_large_is_refused_before_it_is_read() -> None:
+async def test_body_too_large_is_refused_unread() -> None:
+    """A declared length over the limit is refused before anything is read."""
     peer = Peer()
     with pytest.raises(Refusal) as caught:
         await body_of(peer, (b"content-length", b"999999999999")).whole()
@@ -83,7 +86,8 @@ async def test_a_small_answer_is_one_send() -> None:
     assert (client.started, client.complete, client.keep_alive) == (True, True, True)
 
 
-async def test_the_head_of_a_stream_goes_out_with_its_first_chunk() -> None:
+async def test_head_goes_out_with_the_first_chunk() -> None:
+    """The head of a stream waits for the first chunk and shares a write with it."""
     peer = Peer()
     client = client_of(peer)
     await client.start(200, [])

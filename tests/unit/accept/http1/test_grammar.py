@@ -1,4 +1,4 @@
-"""The judge of heads: what it says of each fault, and that it never quotes the client. Status by status: tests/wire."""
+"""The check of heads: the message for each fault, which never quotes the client. Status by status: tests/wire."""
 
 import pytest
 
