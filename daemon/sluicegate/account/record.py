@@ -94,4 +94,6 @@ class Record:
 
 def _span(start: float | None, end: float | None) -> float | None:
     """Seconds from `start` to `end`, never negative; None if either is missing."""
-    return None if start is None or end is None else max(0.0, end - start)
+    if start is None or end is None:
+        return None
+    return end - start if end > start else 0.0

@@ -167,15 +167,14 @@ class Admission:
 
     def _take_slot(self, ticket: Ticket) -> bool:
         """Grant `ticket` a slot if one is due to it now, before it is queued."""
-        if not free_slots(self.engines.all):
-            return False
         if len(self._queue) != self._queued:
             return False  # one is on its way to the queue and may be ahead of this one: the controller's turn decides
         self._queue.push(ticket)
-        engine = dict(assign(self._queue, self.engines.all)).get(ticket)
+        granted = assign(self._queue, self.engines.all)
         self._queue.discard(ticket)
-        if engine is not None:
-            self._grant(ticket, engine)
+        for due, engine in granted:
+            if due is ticket:
+                self._grant(ticket, engine)
         return ticket.active
 
     def _put(self, arrival: Ticket) -> None:

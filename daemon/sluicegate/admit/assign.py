@@ -29,5 +29,9 @@ def assign(queue: Iterable[Ticket], engines: Sequence[Engine]) -> list[tuple[Tic
 
 def free_slots(engines: Iterable[Engine]) -> dict[Engine, int]:
     """How many slots are free, of the engines that have some."""
-    free = {engine: int(engine.slots.available_tokens) for engine in engines}
-    return {engine: slots for engine, slots in free.items() if slots > 0}
+    free = {}
+    for engine in engines:
+        slots = int(engine.slots.available_tokens)
+        if slots > 0:
+            free[engine] = slots
+    return free

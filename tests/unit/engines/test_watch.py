@@ -46,20 +46,22 @@ async def test_a_pace_that_is_faster_still_holds_for_both(mock_clock: MockClock)
         nursery.cancel_scope.cancel()
 
 
-async def test_a_refused_connection_counts_at_once(mock_clock: MockClock) -> None:
+@pytest.mark.parametrize(
+    ("failure", "state", "why"),
+    [
+        (ProbeRefused("nobody listens"), EngineState.DOWN, "cannot be reached (nobody listens)"),
+        (ProbeUnhealthy("/health answers 503"), EngineState.DEGRADED, "is unhealthy: /health answers 503"),
+    ],
+    ids=["refused", "unhealthy"],
+)
+async def test_all_but_silence_counts_at_once(
+    mock_clock: MockClock, failure: Exception, state: EngineState, why: str
+) -> None:
     async with open_watch(mock_clock) as watched:
-        watched.probe.fails_with = lambda: ProbeRefused("nobody listens")
+        watched.probe.fails_with = lambda: failure
         await watched.asked_after(INTERVAL_S)
-        assert watched.engine.state is EngineState.DOWN
-        assert watched.engine.why == "the engine at 127.0.0.1:1 cannot be reached (nobody listens)"
-
-
-async def test_an_unwell_answer_counts_at_once(mock_clock: MockClock) -> None:
-    async with open_watch(mock_clock) as watched:
-        watched.probe.fails_with = lambda: ProbeUnhealthy("/health answers 503")
-        await watched.asked_after(INTERVAL_S)
-        assert watched.engine.state is EngineState.DEGRADED
-        assert watched.engine.why == "the engine at 127.0.0.1:1 is unhealthy: /health answers 503"
+        assert watched.engine.state is state
+        assert watched.engine.why == f"the engine at 127.0.0.1:1 {why}"
 
 
 async def test_a_ready_engine_may_be_silent_for_a_while(mock_clock: MockClock) -> None:
