@@ -169,13 +169,17 @@ class Admission:
         """Grant `ticket` a slot if one is due to it now, before it is queued."""
         if len(self._queue) != self._queued:
             return False  # one is on its way to the queue and may be ahead of this one: the controller's turn decides
-        self._queue.push(ticket)
-        granted = assign(self._queue, self.engines.all)
-        self._queue.discard(ticket)
+        if not self._queued:
+            granted = assign((ticket,), self.engines.all)
+        else:
+            self._queue.push(ticket)
+            granted = assign(self._queue, self.engines.all)
+            self._queue.discard(ticket)
         for due, engine in granted:
             if due is ticket:
-                self._grant(ticket, engine)
-        return ticket.active
+                self._grant(ticket, engine, ticket.arrived_at)
+                return True
+        return False
 
     def _put(self, arrival: Ticket) -> None:
         if arrival.queued:  # it may have been withdrawn or shed on its way
@@ -185,14 +189,14 @@ class Admission:
         for ticket, engine in assign(self._queue, self.engines.all) if len(self._queue) else ():
             self._queue.discard(ticket)
             self._queued -= 1
-            self._grant(ticket, engine)
+            self._grant(ticket, engine, trio.current_time())
             _tell(ticket)
 
-    def _grant(self, ticket: Ticket, engine: Engine) -> None:
+    def _grant(self, ticket: Ticket, engine: Engine, now: float) -> None:
         engine.slots.acquire_on_behalf_of_nowait(ticket)
         ticket.engine = engine
         ticket.state = TicketState.ACTIVE
-        ticket.granted_at = trio.current_time()
+        ticket.granted_at = now
 
     def _shed_queue(self) -> None:
         with contextlib.suppress(trio.WouldBlock):

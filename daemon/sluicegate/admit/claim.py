@@ -1,15 +1,14 @@
 """What admission is asked for, and the ticket that it gives out. A ticket settles exactly once."""
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import trio
 
 from ..engines.engine import Engine
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """What a request asks of admission, and all that its place in the queue may depend on.
 
     `identity`: who asks. `priority`: the name of its class. `model`: as the engine knows it, "" for another one.

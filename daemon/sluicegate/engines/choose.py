@@ -34,4 +34,9 @@ def choose(free: Mapping[C, int], candidates: Iterable[C]) -> C | None:
 
     `free`: free slots of the engines that have some, each >= 1.
     """
-    return max((engine for engine in candidates if engine in free), key=free.__getitem__, default=None)
+    best, most = None, 0
+    for engine in candidates:
+        slots = free.get(engine, 0)
+        if slots > most:
+            best, most = engine, slots
+    return best

@@ -45,7 +45,7 @@ class Engine:
         slots: trio.CapacityLimiter,
         changed: Callable[["Engine"], None] = lambda _: None,
     ) -> None:
-        """`changed` is called after each change of `state`."""
+        """`changed` is called after each change of `state`; `Engines` sets `noted`, called after each probe."""
         self.name = name
         self.address = address
         self.connections = connections
@@ -58,6 +58,7 @@ class Engine:
         self._was_up = False
         self._probed = trio.Event()
         self._changed = changed
+        self.noted: Callable[[], None] = lambda: None
 
     @property
     def up(self) -> bool:
@@ -97,6 +98,7 @@ class Engine:
 
     def _become(self, state: EngineState, why: str) -> None:
         before, self.state, self.why = self.state, state, why
+        self.noted()
         if state is not before:
             self._changed(self)
         self._probed.set()
@@ -106,11 +108,27 @@ class Engine:
 
 
 class Engines:
-    """All engines, at least one. The first is the default: it speaks for all of them while none is up."""
+    """All engines, at least one. The first is the default: it speaks for all of them while none is up.
+
+    What is true of all together is kept ready for the requests, and worked out anew after each probe:
+    `state`: UP if any engine is up, else the default's state. `why`: why the first engine that is not up is not; empty
+    if all are. `models`: names of the models of the engines that are up, each once, in order of first appearance.
+    `models_body`: the answer to GET /v1/models, that of the first engine that is up.
+    """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         self.all = tuple(engines)
         self._all_probed = False
+        for engine in self.all:
+            engine.noted = self._note
+        self._note()
+
+    def _note(self) -> None:
+        up = [engine for engine in self.all if engine.up]
+        self.state = EngineState.UP if up else self.default.state
+        self.why = next((engine.why for engine in self.all if not engine.up), "")
+        self.models = tuple(dict.fromkeys(model for engine in up for model in engine.models))
+        self.models_body = up[0].models_body if up else b""
 
     @property
     def default(self) -> Engine:
@@ -147,23 +165,3 @@ class Engines:
         """The same, not among `tried`; None if no other is up."""
         untried = [engine for engine in self.all if engine.up and engine not in tried]
         return eligible(model, untried)[0] if untried else None
-
-    @property
-    def state(self) -> EngineState:
-        """UP if any engine is up, else the default's state."""
-        return EngineState.UP if any(engine.up for engine in self.all) else self.default.state
-
-    @property
-    def why(self) -> str:
-        """Why the first engine that is not up is not; empty if all are."""
-        return next((engine.why for engine in self.all if not engine.up), "")
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Names of the models that the engines serve which are up, each once, in order of first appearance."""
-        return tuple(dict.fromkeys(model for engine in self.all if engine.up for model in engine.models))
-
-    @property
-    def models_body(self) -> bytes:
-        """The answer to GET /v1/models: that of the first engine that is up."""
-        return next((engine.models_body for engine in self.all if engine.up), b"")
