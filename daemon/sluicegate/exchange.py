@@ -56,7 +56,7 @@ class Body(Protocol):
 class Request:
     """A request as accepted: its head is whole and within limits; its body may still be on its way.
 
-    `received_at` is on trio's clock, in seconds.
+    `received_at` is on trio's clock, in seconds. `query` is that of the target, with its question mark, or empty.
     """
 
     id: str
@@ -64,6 +64,7 @@ class Request:
     headers: Headers
     body: Body
     received_at: float
+    query: bytes = b""
 
     def header(self, name: bytes) -> bytes | None:
         """The first field called `name` (lower case), or None."""

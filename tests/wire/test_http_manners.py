@@ -64,6 +64,74 @@ async def test_one_connection_serves_every_kind_of_route() -> None:
         await at_rest(running)
 
 
+#: What clients send between their requests, and what only some of them send: none may cost a connection its fast way.
+BETWEEN = {
+    "models": get("/v1/models"),
+    "unknown route": get("/nowhere"),
+    "another method": get(CHAT),
+    "preflight": get(CHAT, "OPTIONS"),
+    "chunked": chunked(CHAT, ASK),
+    "no JSON": chunked(CHAT, b"?"),
+    "stream": chunked(CHAT, ASK | {"stream": True}),
+    "URL as the target": post(CHAT, ASK).replace(b"/", b"http://gate/", 1),
+    "empty line before": b"\r\n" + post(CHAT, ASK),
+    "percent-encoded": post("/v1/chat%2fcompletions", ASK),
+}
+
+
+@pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN.keys())
+async def test_a_slow_request_does_not_demote_its_connection(between: bytes) -> None:
+    """Hypercorn serves what is not for the fast way, and gives the connection back with the next request that is."""
+    async with gate() as (engine, running), await raw(running) as client:
+        for rank in range(3):
+            assert (await client.ask(between)).complete
+            assert (await client.ask(post(CHAT, ASK, f"x-request-id: fast-{rank}"))).status == 200
+            assert running.gateway.listening.ordinary == 0
+        ids = [seen.header("x-request-id") or "" for seen in engine.posts()]
+        assert [one for one in ids if one.startswith("fast-")] == ["fast-0", "fast-1", "fast-2"]
+        # ... also where the next one comes before the answer to the slow one
+        await client.stream.send_all(between)
+        await client.stream.send_all(post(CHAT, ASK, "x-request-id: last"))
+        while not any(seen.header("x-request-id") == "last" for seen in engine.posts()):
+            await client.stream.receive_some()
+        await at_rest(running)
+    await _connections(running, 0)
+
+
+#: What real clients send with every request: Claude Code, Azure's SDK, Java's client.
+ALWAYS = {
+    "Claude Code": post("/v1/messages?beta=true", question("/v1/messages")),
+    "Azure": post(CHAT + "?api-version=2024-10-21", ASK),
+    "Java": post(CHAT, ASK, "connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMA", "upgrade: h2c"),
+}
+
+
+@pytest.mark.parametrize("request_", ALWAYS.values(), ids=ALWAYS.keys())
+async def test_what_clients_always_send_goes_the_fast_way(request_: bytes) -> None:
+    async with gate() as (_, running), await raw(running) as client:
+        for _ in range(2):
+            assert (await client.ask(request_)).status == 200
+            assert running.gateway.listening.ordinary == 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_the_engine_gets_the_query(way: str) -> None:
+    async with gate() as (engine, running):
+        answer = await visit(way, running, CHAT + "?api-version=1&x=%20+?/#", ASK)
+        assert answer.status == 200
+        assert engine.posts()[0].target == CHAT + "?api-version=1&x=%20+?/#"
+        assert (await visit(way, running, CHAT + "?", ASK)).status == 200
+        assert (await visit(way, running, CHAT, ASK)).status == 200
+        assert [seen.target.rstrip("?") for seen in engine.posts()[1:]] == [CHAT, CHAT]
+
+
+async def test_a_query_cannot_break_the_request_line() -> None:
+    """HTTP/2 lets spaces and bytes that are not ASCII through."""
+    async with gate() as (engine, running):
+        assert (await visit("http2", running, CHAT + "?a b\te", ASK)).status == 200
+        assert engine.posts()[0].target == CHAT + "?a%20b%09e"
+
+
 KINDS = {"fast": post(CHAT, ASK), "asgi": chunked(CHAT, ASK), "quart": get("/health"), "unknown": get("/nowhere")}
 
 

@@ -3,6 +3,7 @@
 Inference routes go from here straight to the pipeline; everything else goes on to Quart.
 """
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import cast
 
@@ -22,7 +23,11 @@ from ..config.schema import Config
 from ..dialects.routes import ENDPOINTS
 from ..exchange import ClientGone, ClientStalled, Headers, Splice
 from .handler import Handler, Peer, Unmatched, present_peer
+from .http1.grammar import without_dots
 from .intake import LINGER_S, PIECE, declared_length, make_request, request_id, too_large, too_slow
+
+#: Bytes that a request line cannot hold.
+_UNSAFE = re.compile(rb"[^\x21-\x7e]")
 
 
 class Gate:
@@ -45,6 +50,8 @@ class Gate:
         if (scope["method"], scope["path"]) == ("OPTIONS", "*"):
             await _options(cast(Headers, list(scope["headers"])), send)
             return
+        if "/." in scope["path"]:
+            scope["path"] = without_dots(scope["path"])
         endpoint = ENDPOINTS.get(scope["path"]) if scope["method"] == "POST" else None
         manners = _Manners(receive, send)
         receive, send = manners.receive, manners.send
@@ -57,13 +64,18 @@ class Gate:
                 config = self._live.current
                 peer = present_peer.get()
                 body = AsgiBody(receive, headers, config, nursery, peer)
-                request = make_request(endpoint, headers, body)
+                request = make_request(endpoint, headers, body, _query(scope["query_string"]))
                 client = AsgiClient(request.id, send, body, peer, config.timeouts.client_stall_s)
                 with peer.watched(body.disconnected):
                     await self._pipeline.handle(request, client)
                 nursery.cancel_scope.cancel()
         except* (ClientGone, ClientStalled):
             pass  # the client disconnected; the connection is closed already
+
+
+def _query(text: bytes) -> bytes:
+    """A query for the engine's request line. HTTP/2 lets bytes through that may not stand there."""
+    return b"?" + _UNSAFE.sub(lambda odd: b"%%%02X" % odd[0][0], text) if text else b""
 
 
 async def _options(headers: Headers, send: ASGISendCallable) -> None:

@@ -37,9 +37,9 @@ def dialect_of(target: bytes) -> Dialect:
     return Dialect.MESSAGES if target.startswith(b"/v1/messages") else Dialect.CHAT
 
 
-def make_request(endpoint: Endpoint, headers: Headers, body: Body) -> Request:
-    """A Request that has just arrived. `headers` with names in lower case."""
-    return Request(request_id(headers), endpoint, headers, body, trio.current_time())
+def make_request(endpoint: Endpoint, headers: Headers, body: Body, query: bytes = b"") -> Request:
+    """A Request that has just arrived. `headers` with names in lower case, `query` with its question mark."""
+    return Request(request_id(headers), endpoint, headers, body, trio.current_time(), query)
 
 
 def declared_length(headers: Headers, limits: LimitConfig) -> int | None:

@@ -35,6 +35,7 @@ class Listening:
         self._left = trio.lowlevel.ParkingLot()  # tasks that wait for connections to close
         self._closing = False
         self.connections = 0
+        self.ordinary = 0  # of these, those that Hypercorn serves
 
     async def serve(self, listeners: list[trio.SocketListener], handlers: trio.Nursery) -> None:
         """Accept connections until cancelled, each handled in `handlers`, which the caller ends when it sees fit."""
@@ -80,29 +81,38 @@ class Listening:
             _refuse(sock, self._config.current.limits.connections_max)
             return
         self.connections += 1
-        rest = b""
+        data = b""
         try:
-            try:
-                await self._serve_fast(sock)
-            except HandOver as not_ours:
-                rest = not_ours.data
-            if rest:
-                await self._serve_by_hypercorn(sock, rest)
+            while True:
+                try:
+                    await self._serve_fast(sock, data)
+                    break
+                except HandOver as not_ours:
+                    data = not_ours.data
+                data = await self._serve_by_hypercorn(sock, data)
+                if not data:
+                    break
         finally:
             self.connections -= 1
             sock.close()
 
-    async def _serve_by_hypercorn(self, sock: socket.socket, first_bytes: bytes) -> None:
+    async def _serve_by_hypercorn(self, sock: socket.socket, first_bytes: bytes) -> bytes:
+        """Returns what has been read of a request for the fast way; nothing if the connection is closed."""
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         state: Any = {}
         args = (self._app, self._hypercorn, self._context, ConnectionState(state), stream)
         stall_s = self._config.current.timeouts.client_stall_s
         server = GateServer(*args, stall_s=stall_s, first_bytes=first_bytes, unmatched=self._unmatched)
         with self._hangups.watching(stream.socket, server.peer.hung_up):
-            await server
+            self.ordinary += 1
+            try:
+                await server
+            finally:
+                self.ordinary -= 1
+        return server.given_back
 
-    async def _serve_fast(self, sock: socket.socket) -> None:
-        connection = Http1Connection(sock, self._pipeline, self._config, self._unmatched)
+    async def _serve_fast(self, sock: socket.socket, data: bytes) -> None:
+        connection = Http1Connection(sock, self._pipeline, self._config, self._unmatched, data)
         connection.closing = self._closing
         self._fast.add(connection)
         self._hangups.register(sock, connection.hung_up)

@@ -27,7 +27,7 @@ _END_OF_HEAD = b"\r\n\r\n"
 
 
 class HandOver(Exception):
-    """Not for the fast way: Hypercorn serves the connection from now on, beginning with `data`."""
+    """Not for the fast way: Hypercorn serves what comes now, beginning with `data`."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__()
@@ -37,14 +37,17 @@ class HandOver(Exception):
 class Http1Connection:
     """One client connection on the fast way. The caller owns the socket and closes it."""
 
-    def __init__(self, sock: socket.socket, handler: Handler, config: Live, unmatched: Unmatched) -> None:
+    def __init__(
+        self, sock: socket.socket, handler: Handler, config: Live, unmatched: Unmatched, data: bytes = b""
+    ) -> None:
+        """`data`: what has been read of it already."""
         self.sock = sock
         self.closing = False
         self.fresh = True  # no request has come yet
         self._handler = handler
         self.config = config
         self._unmatched = unmatched
-        self._buffer = b""
+        self._buffer = data
         self._unsent = b""
         self._idle: trio.CancelScope | None = None
         self._scope = trio.CancelScope()
@@ -72,7 +75,7 @@ class Http1Connection:
     async def _serve_one(self, head: Head) -> bool:
         """Serve one request; whether the connection can take another."""
         body = Http1Body(self, head.headers)
-        request = make_request(head.endpoint, head.headers, body)
+        request = make_request(head.endpoint, head.headers, body, head.query)
         client = Http1Client(self, request.id, body, keep_alive=head.keep_alive)
         try:
             await self._handler.handle(request, client)

@@ -99,6 +99,23 @@ def origin_form(target: bytes) -> bytes:
     return rest if rest.startswith(b"/") else b"/" + rest
 
 
+def without_dots(path: str) -> str:
+    """`path` without its dot segments (RFC 3986, 5.2.4).
+
+    Unchanged, and so no route's, if they lead up to its root: such a path would get past a proxy's rule for the
+    beginnings of paths.
+    """
+    kept: list[str] = []
+    for segment in path[1:].split("/"):
+        if segment == "..":
+            if len(kept) < 2:
+                return path
+            kept.pop()
+        elif segment != ".":
+            kept.append(segment)
+    return "/" + "/".join(kept)
+
+
 def target_of(head: bytes) -> bytes:
     """The target in the beginning of a head that need not be valid, in origin form; b"" if there is none."""
     words = head[:1000].split(b" ", 2)

@@ -19,6 +19,7 @@ from ...outcome import Outcome, Refusal
 from ..handler import Peer, Unmatched
 from ..intake import dialect_of, new_id
 from .grammar import Malformed, check_chunk_line, check_head, check_section, origin_form, target_of
+from .head import may_be_hot
 
 
 class StrictH11(H11Protocol):
@@ -31,6 +32,19 @@ class StrictH11(H11Protocol):
         self.connection = self._checked
         self._unmatched = unmatched
         self._linger = linger
+
+    async def gives_back(self, data: bytes) -> bool:
+        """Whether `data`, which has just been read, begins a request that may be one for the fast way.
+
+        If it comes before the present answer has ended, wait for that, as with every request that is pipelined.
+        """
+        connection = self._checked
+        if self.connection is not connection or connection.trailing_data[0] or not (data and may_be_hot(data)):
+            return False
+        if connection.their_state is h11.DONE:
+            await self.can_read.clear()
+            await self.can_read.wait()
+        return connection.states == {h11.CLIENT: h11.IDLE, h11.SERVER: h11.IDLE}
 
     async def stream_send(self, event: Event) -> None:
         if isinstance(event, Response) and self._checked.refusal is not None:
