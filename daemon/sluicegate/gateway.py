@@ -29,6 +29,9 @@ from .relay.wire import Dial, dialer
 #: After the drain deadline, how long requests that were cut off may take to tell their clients (seconds).
 LAST_WORDS_S = 2.0
 
+#: Longest path of a request without a route that is logged (characters).
+PATH_MAX = 200
+
 #: Opens the probe of an engine. Simulations put their own in.
 MakeProbe = Callable[[Address], AbstractAsyncContextManager[Probe]]
 
@@ -168,9 +171,11 @@ class Gateway:
             self.log.warning(f"engine_{engine.state.value}", detail=engine.why)
         self.changed()
 
-    def _unmatched(self, request_id: str, status: int) -> None:
+    def _unmatched(self, request_id: str, status: int, method: str, target: str) -> None:
         record = self.ledger.open(request_id, "other")
-        record.status = status
+        record.status, record.method = status, method or None
+        if target.startswith("/"):
+            record.path = target.partition("?")[0][:PATH_MAX]  # a query may hold a key
         self.ledger.settle(record, Outcome.INVALID)
 
     def _bind_metrics(self) -> None:

@@ -1,5 +1,7 @@
 """One connection and what a client may do on it: keep it, pipeline, ask beforehand, upgrade, speak an older HTTP."""
 
+from typing import Any
+
 import pytest
 import trio
 import trio.testing
@@ -177,17 +179,41 @@ async def test_http_1_0_is_answered_and_closed() -> None:
         await at_rest(running)
 
 
-@pytest.mark.parametrize("path", ["/health", CHAT, "/nowhere"])
+@pytest.mark.parametrize("path", ["/health", CHAT, "/v1/responses", "/v1/messages", "/nowhere"])
 async def test_a_websocket_is_refused(path: str) -> None:
+    """With 426, at which Codex goes on over HTTP at once; after a 403 it tries seven times."""
     upgrade = "upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: "
     async with gate() as (engine, running):
-        request = f"GET {path} HTTP/1.1\r\nhost: gate\r\n{upgrade}dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        answer = await ask(running, request.encode())
-        assert answer.status == 403
+        fields = f"host: gate\r\nx-request-id: ws\r\n{upgrade}dGhlIHNhbXBsZSBub25jZQ=="
+        async with await raw(running) as client:
+            answer = await client.ask(f"GET {path}?key=secret HTTP/1.1\r\n{fields}\r\n\r\n".encode())
+            assert await client.stream.receive_some() == b""
+        assert (answer.status, answer.complete) == (426, True)
+        assert answer.header("x-sluicegate-outcome") == "invalid"
+        assert answer.header("upgrade") == "HTTP/1.1"
+        assert set((answer.header("connection") or "").split(", ")) == {"close", "upgrade"}
+        told: Any = answer.json()
+        assert told["error"]["message"] == "There is no WebSocket here. Send the request over HTTP, without Upgrade."
+        assert ("type" in told) == (path == "/v1/messages")
+        line = await log_line(running, "ws")
+        assert (line["outcome"], line["status"], line["method"], line["path"]) == ("invalid", 426, "GET", path)
         assert running.outcomes() == {"invalid": 1}
-        assert running.metric("api_requests_total", endpoint="other", status="403") == 1
+        assert running.metric("api_requests_total", endpoint="other", status="426") == 1
         assert engine.posts() == []
         await at_rest(running)
+
+
+@pytest.mark.parametrize(
+    "fields", ["", "sec-websocket-version: 13", "sec-websocket-version: 8\r\nsec-websocket-key: a"]
+)
+async def test_a_broken_handshake_is_refused(fields: str) -> None:
+    async with gate() as (_, running), await raw(running) as client:
+        upgrade = "upgrade: websocket\r\nconnection: upgrade\r\nhost: gate\r\n" + fields
+        answer = await client.ask(f"GET {CHAT} HTTP/1.1\r\n{upgrade.strip()}\r\n\r\n".encode())
+        assert (answer.status, answer.complete) == (400, True)
+        assert b"not a valid WebSocket handshake" in answer.body
+        assert (await log_line(running, answer.header("x-request-id")))["path"] == CHAT
+        assert await client.stream.receive_some() == b""
 
 
 async def test_an_upgrade_of_a_request_is_ignored() -> None:

@@ -21,7 +21,7 @@ from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.routes import LEAKS
 from tests.fakes.script import Behaviour
 from tests.harness import CHAT, Running, configuration, open_gateway, question
-from tests.wire.visitors import WAYS, ask, assert_refused, at_rest, come, gate, raw, visit
+from tests.wire.visitors import WAYS, ask, assert_refused, at_rest, come, gate, log_line, raw, visit
 
 State = Callable[[FakeEngine, Running], Awaitable[None]]
 
@@ -143,6 +143,43 @@ async def test_idle_connection_is_told_of_the_drain(way: str) -> None:
         await running.gateway.stopped.wait()
         assert running.outcomes() == {"served": 2, "shed_draining": 1}
         running.assert_at_rest()
+
+
+LENGTH = "content-length: 2\r\n\r\n{}"
+
+#: A request without a route → the status, the method and the path that are logged of it; None: not at all.
+WITHOUT_A_ROUTE: dict[str, tuple[bytes, int, str | None, str | None]] = {
+    "unknown": (get("/nowhere?key=secret"), 404, "GET", "/nowhere"),
+    "unknown POST": (post("/v1/embed", {}), 404, "POST", "/v1/embed"),
+    "another method": (get(CHAT + "?key=secret"), 405, "GET", CHAT),
+    "another method on our own": (post("/health", {}), 405, "POST", "/health"),
+    "DELETE": (get("/v1/models", "DELETE"), 405, "DELETE", "/v1/models"),
+    "URL": (get("http://user.example/nowhere?key=secret"), 404, "GET", "/nowhere"),
+    "long": (get("/" + "x" * 5000), 404, "GET", "/" + "x" * 199),
+    "control characters": (get("/a%0a%1b[31m%e2%80%ae"), 404, "GET", "/a\\n\\x1b[31m\\u202e"),
+    "not UTF-8": (get("/a%ff"), 404, "GET", "/a\N{REPLACEMENT CHARACTER}"),
+    "no Host": (f"POST {CHAT}?key=secret HTTP/1.1\r\n{LENGTH}".encode(), 400, "POST", CHAT),
+    "two lengths": (f"PUT /x HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n{LENGTH}".encode(), 400, "PUT", "/x"),
+    "unknown method": (get("/nowhere", "GRAB"), 400, None, "/nowhere"),
+    "user in a URL": (get("http://me:secret@gate/nowhere"), 400, "GET", "/nowhere"),
+    "no path": (get("secret"), 400, "GET", None),
+    "no HTTP": (b"\x16\x03\x01\x02\x00\x01 \x00secret\r\n\r\n", 400, None, None),
+    "head too large": (get("/nowhere?" + "secret" * 10_000), 431, "GET", "/nowhere"),
+    "hot head too large": (post(CHAT + "?" + "secret" * 10_000, {}), 431, "POST", CHAT),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_A_ROUTE.values(), ids=WITHOUT_A_ROUTE.keys())
+async def test_what_has_no_route_is_logged(case: tuple[bytes, int, str | None, str | None]) -> None:
+    """So that an operator sees which route a client wants: the status that it got, and its method and path."""
+    request, status, method, path = case
+    async with gate() as (_, running):
+        answer = await ask(running, request)
+        line = await log_line(running, answer.header("x-request-id"))
+        assert (answer.status, line["status"], line.get("method"), line.get("path")) == (status, status, method, path)
+        assert (line["outcome"], line["endpoint"]) == ("invalid", "other")
+        assert "secret" not in str(line)
+        assert running.metric("api_requests_total", endpoint="other", status=str(status)) == 1
 
 
 async def test_connection_made_before_the_end() -> None:

@@ -97,18 +97,12 @@ def make_app(status: Status, expose: Expose, scrape: Scrape, unmatched: Unmatche
 
     @app.errorhandler(HTTPException)
     async def wrong(error: HTTPException) -> Response:
-        code = error.code or 500
-        unmatched(g.request_id, code)
-        if code == 405 or (request.path in ENDPOINTS and request.method != "POST"):
-            allowed = "POST" if request.path in ENDPOINTS else "GET"
-            message = f"{request.path} takes {allowed} only."
-            response = _refused(Refusal(Outcome.INVALID, 405, message, code="method_not_allowed"))
+        refusal, allowed = _why(error.code or 500, error.name)
+        unmatched(g.request_id, refusal.status, request.method, request.path)
+        response = _refused(refusal)
+        if allowed:
             response.headers["allow"] = allowed
-            return response
-        if code == 404:
-            message = "This gateway has no such route. See GET /v1/models for what it serves."
-            return _refused(Refusal(Outcome.INVALID, 404, message, code="not_found"))
-        return _refused(Refusal(Outcome.INVALID, code, error.name))
+        return response
 
     @app.after_request
     async def stamp(response: Response) -> Response:
@@ -116,6 +110,18 @@ def make_app(status: Status, expose: Expose, scrape: Scrape, unmatched: Unmatche
         return response
 
     return app
+
+
+def _why(code: int, name: str) -> tuple[Refusal, str]:
+    """The refusal of the present request, of which Quart says `code` and `name`; and the method that its path takes."""
+    if code == 405 or (request.path in ENDPOINTS and request.method != "POST"):
+        allowed = "POST" if request.path in ENDPOINTS else "GET"
+        message = f"{request.path} takes {allowed} only."
+        return Refusal(Outcome.INVALID, 405, message, code="method_not_allowed"), allowed
+    if code == 404:
+        message = "This gateway has no such route. See GET /v1/models for what it serves."
+        return Refusal(Outcome.INVALID, 404, message, code="not_found"), ""
+    return Refusal(Outcome.INVALID, code, name), ""
 
 
 def _json(data: object, code: int = 200) -> Response:

@@ -47,5 +47,6 @@ class Peer:
 #: The client that the present task works for.
 present_peer: ContextVar[Peer] = ContextVar("present_peer")
 
-#: Told of each request that matched no route or was no request: its id and the status that it got.
-Unmatched = Callable[[str, int], None]
+#: Told of each request that matched no route or was no request: its id, the status that it got, its method and its
+#: target, the last two as far as they are known ("").
+Unmatched = Callable[[str, int, str, str], None]

@@ -120,6 +120,8 @@ LOG_FIELDS = {
     "outcome",
     "status",
     "endpoint",
+    "method",
+    "path",
     "model",
     "stream",
     "queue_position",

@@ -13,7 +13,7 @@ from ..handler import Handler, Unmatched
 from ..intake import LINGER_S, PIECE, dialect_of, make_request, new_id, too_slow
 from ..sockets import reset_on_close
 from .client import Http1Body, Http1Client
-from .grammar import target_of
+from .grammar import method_of, target_of
 from .head import Head, may_be_hot
 
 #: How long a new connection may take for its first request while the gateway closes (seconds). A client that connects
@@ -207,9 +207,10 @@ class Http1Connection:
     async def _reject(self, head: bytes, status: int, message: str) -> None:
         """Answer a head that is not whole or too large, and close."""
         request_id = new_id()
-        self._unmatched(request_id, status)
+        target = target_of(head)
+        self._unmatched(request_id, status, method_of(head), target.decode(errors="backslashreplace"))
         client = Http1Client(self, request_id, None, keep_alive=False)
-        made = refusals.answer(dialect_of(target_of(head)), Refusal(Outcome.INVALID, status, message))
+        made = refusals.answer(dialect_of(target), Refusal(Outcome.INVALID, status, message))
         with contextlib.suppress(ClientGone, ClientStalled):
             await client.respond(made.status, made.headers, made.body)
             await self._linger()

@@ -116,6 +116,12 @@ def without_dots(path: str) -> str:
     return "/" + "/".join(kept)
 
 
+def method_of(head: bytes) -> str:
+    """The method at the beginning of a head that need not be valid; "" if it is none."""
+    word = head[:16].partition(b" ")[0]
+    return word.decode("ascii") if word in _METHODS else ""
+
+
 def target_of(head: bytes) -> bytes:
     """The target in the beginning of a head that need not be valid, in origin form; b"" if there is none."""
     words = head[:1000].split(b" ", 2)
