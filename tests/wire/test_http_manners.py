@@ -1,13 +1,15 @@
 """One connection and what a client may do on it: keep it, pipeline, ask beforehand, upgrade, speak an older HTTP."""
 
+import contextlib
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
+from sluicegate.accept import registry
 from sluicegate.outcome import Outcome
-from tests.engine_contract.raw import get, parse, post
+from tests.engine_contract.raw import RawAnswer, get, parse, post
 from tests.fakes.script import Behaviour
 from tests.harness import CHAT, Running, question
 from tests.wire.visitors import WAYS, Http2Visitor, ask, at_rest, chunked, come, dial, gate, log_line, raw, visit
@@ -262,6 +264,57 @@ async def test_connections_over_the_limit_are_refused() -> None:
             assert (await second.ask(post(CHAT, ASK))).status == 200
         await _connections(running, 0)
         assert (await ask(running, post(CHAT, ASK))).status == 200
+
+
+@pytest.mark.parametrize("body", [b"{}", b"x" * 200_000], ids=["small", "large"])
+async def test_who_is_turned_away_gets_the_answer(body: bytes) -> None:
+    """They have sent their requests already: a close with bytes unread would reset them under the answer."""
+    async with gate(connections_max=1) as (_, running), await raw(running) as first:
+        assert (await first.ask(post(CHAT, ASK))).status == 200
+        answers = list[RawAnswer]()
+
+        async def come_too() -> None:
+            async with await raw(running) as client:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await client.stream.send_all(post(CHAT, body))
+                answers.append(await client.answer())
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(come_too)
+        assert [(answer.status, answer.complete) for answer in answers] == [(503, True)] * 40
+        assert (await first.ask(post(CHAT, ASK))).status == 200
+
+
+async def test_only_so_many_are_lingered_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused client that stays costs a descriptor for a moment: so many at one time, and no more."""
+    monkeypatch.setattr(registry, "LINGERING_MAX", 1)
+    async with gate(connections_max=1) as (_, running), await raw(running) as first:
+        assert (await first.ask(post(CHAT, ASK))).status == 200
+        async with await raw(running) as second, await raw(running) as third:
+            for client in (second, third):
+                assert (await client.ask(post(CHAT, ASK))).status == 503
+            with contextlib.suppress(trio.BrokenResourceError):
+                while True:
+                    await third.stream.send_all(b"x")
+                    await trio.testing.wait_all_tasks_blocked()
+            await second.stream.send_all(b"x" * 100_000)
+
+
+async def test_an_answer_before_a_close_arrives() -> None:
+    """With "connection: close" and something behind the request that nobody reads."""
+    async with gate() as (engine, running):
+        for _ in range(5):
+            async with await raw(running) as client:
+                hold = trio.Event()
+                engine.script.next(Behaviour(hold=hold, hold_at=0))
+                await client.stream.send_all(post(CHAT, ASK, "connection: close"))
+                await engine.until(lambda: engine.running > 0)
+                await client.stream.send_all(b"\r\n" + b"x" * 100_000)
+                hold.set()
+                answer = await client.answer()
+                assert (answer.status, answer.complete) == (200, True)
+                assert await client.stream.receive_some() == b""
 
 
 async def _connections(running: Running, count: int) -> None:

@@ -29,7 +29,8 @@ from ..exchange import ClientGone, ClientStalled, Headers, Splice
 from ..outcome import Outcome, Refusal
 from .handler import Handler, Peer, Unmatched, present_peer
 from .http1.grammar import without_dots
-from .intake import LINGER_S, PIECE, declared_length, dialect_of, make_request, request_id, too_large, too_slow
+from .intake import PIECE, declared_length, dialect_of, make_request, request_id, too_large, too_slow
+from .sockets import LINGER_S
 
 #: Bytes that a request line cannot hold.
 _UNSAFE = re.compile(rb"[^\x21-\x7e]")

@@ -20,8 +20,8 @@ from ..config.schema import Config
 from ..exchange import ClientGone, ClientStalled
 from .handler import Peer, Unmatched, present_peer
 from .http1.strict import StrictH11
-from .intake import LINGER_S, PIECE
-from .sockets import reset_on_close
+from .intake import PIECE
+from .sockets import LINGER_S, reset_on_close
 
 #: The socket's deadline for each piece, as a multiple of the application's (client_stall_s). On HTTP/2 they are two
 #: tasks: if the socket timed out first, the request would count as disconnected instead of stalled.

@@ -9,9 +9,6 @@ from ..config.schema import LimitConfig
 from ..exchange import Body, Dialect, Endpoint, Headers, Request
 from ..outcome import Outcome, Refusal
 
-#: How long an answer to a request that was not read to its end may take to arrive (seconds).
-LINGER_S = 2.0
-
 #: A client must take each piece of this size within client_stall_s: with the default of 15 s, 4 KiB/s (bytes).
 PIECE = 65536
 

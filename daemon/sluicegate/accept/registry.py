@@ -18,6 +18,10 @@ from .handler import Handler, Unmatched
 from .hangups import Hangups
 from .http1.connection import FIRST_REQUEST_S, HandOver, Http1Connection
 from .hypercorn import GateServer, hypercorn_config
+from .sockets import LINGER_READ, linger
+
+#: Connections above connections_max that may take LINGER_S for their refusal at one time. Most take a millisecond.
+LINGERING_MAX = 512
 
 
 class Listening:
@@ -34,6 +38,7 @@ class Listening:
         self._fast: set[Http1Connection] = set()
         self._left = trio.lowlevel.ParkingLot()  # tasks that wait for connections to close
         self._closing = False
+        self._lingering = 0  # refused connections whose answer is on its way
         self.connections = 0
         self.ordinary = 0  # of these, those that Hypercorn serves
 
@@ -78,7 +83,7 @@ class Listening:
 
     async def _handle(self, sock: socket.socket) -> None:
         if self.connections >= self._config.current.limits.connections_max:
-            _refuse(sock, self._config.current.limits.connections_max)
+            await self._refuse(sock, self._config.current.limits.connections_max)
             return
         self.connections += 1
         data = b""
@@ -123,10 +128,21 @@ class Listening:
             self._fast.discard(connection)
             self._left.unpark_all()
 
+    async def _refuse(self, sock: socket.socket, limit: int) -> None:
+        """Answer a connection above the limit, and close it. Its dialect is not known: its request is not looked at.
 
-def _refuse(sock: socket.socket, limit: int) -> None:
-    """Answer a connection above the limit, and close it. Its dialect is not known: nothing of it is read."""
-    message = f"Too many connections (limit {limit}). Retry later."
-    refusal = Refusal(Outcome.SHED_BUSY, 503, message, retry_after_s=1)
-    with sock, contextlib.suppress(OSError):
-        sock.send(refusals.closing_response(Dialect.CHAT, refusal))  # a new connection's buffer has room for it
+        Of the first LINGERING_MAX at one time, what has come is read; a close with bytes unread would reset the
+        connection under the answer. The others are closed at once, and may see a reset.
+        """
+        message = f"Too many connections (limit {limit}). Retry later."
+        refusal = Refusal(Outcome.SHED_BUSY, 503, message, retry_after_s=1)
+        with sock, contextlib.suppress(OSError):
+            sock.send(refusals.closing_response(Dialect.CHAT, refusal))  # a new connection's buffer has room for it
+            if self._lingering < LINGERING_MAX:
+                self._lingering += 1
+                try:
+                    await linger(sock)
+                finally:
+                    self._lingering -= 1
+            else:
+                sock.recv(LINGER_READ)

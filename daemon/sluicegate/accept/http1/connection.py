@@ -10,8 +10,8 @@ from ...config.live import Live
 from ...exchange import ClientGone, ClientStalled
 from ...outcome import Outcome, Refusal
 from ..handler import Handler, Unmatched
-from ..intake import LINGER_S, PIECE, dialect_of, make_request, new_id, too_slow
-from ..sockets import reset_on_close
+from ..intake import PIECE, dialect_of, make_request, new_id, too_slow
+from ..sockets import has_unread, linger, reset_on_close
 from .client import Http1Body, Http1Client
 from .grammar import method_of, target_of
 from .head import Head, may_be_hot
@@ -82,8 +82,8 @@ class Http1Connection:
         finally:
             if client.started and not client.complete:
                 reset_on_close(self.sock)
-        if client.complete and not body.consumed:
-            await self._linger()
+        if client.complete and not client.keep_alive and (not body.consumed or has_unread(self.sock)):
+            await linger(self.sock)
         return client.complete and client.keep_alive
 
     # -- reading --------------------------------------------------------------------------------------------------
@@ -158,13 +158,6 @@ class Http1Connection:
             buffer += data
         return bytes(buffer)
 
-    async def _linger(self) -> None:
-        """Let the answer arrive although the peer still sends: a close with bytes unread would reset the connection."""
-        with trio.move_on_after(LINGER_S) as scope, contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_WR)
-            while await self._receive(scope.deadline):
-                pass
-
     # -- writing --------------------------------------------------------------------------------------------------
 
     async def send(self, data: bytes) -> None:
@@ -213,4 +206,4 @@ class Http1Connection:
         made = refusals.answer(dialect_of(target), Refusal(Outcome.INVALID, status, message))
         with contextlib.suppress(ClientGone, ClientStalled):
             await client.respond(made.status, made.headers, made.body)
-            await self._linger()
+            await linger(self.sock)
