@@ -275,9 +275,9 @@ async def test_who_is_turned_away_gets_the_answer(body: bytes) -> None:
 
         async def come_too() -> None:
             async with await raw(running) as client:
-                with contextlib.suppress(trio.BrokenResourceError):
-                    await client.stream.send_all(post(CHAT, body))
+                await client.stream.send_all(post(CHAT, body))
                 answers.append(await client.answer())
+                assert await client.stream.receive_some() == b""
 
         async with trio.open_nursery() as nursery:
             for _ in range(40):
