@@ -60,11 +60,19 @@ class Refusal(Exception):
     Any stage raises it; refusals.py turns it into one answer in the client's dialect.
     `status` is an HTTP status (400-599); `retry_after_s` is in whole seconds (>= 1) or None;
     `message` tells the client what happened and what to do, and never holds a prompt or a key;
-    `code` is the error's name for programs: the outcome's unless there is a closer one.
+    `code` is the error's name for programs: the outcome's unless there is a closer one;
+    `headers` are fields that its status calls for.
     """
 
     def __init__(
-        self, outcome: Outcome, status: int, message: str, *, retry_after_s: int | None = None, code: str = ""
+        self,
+        outcome: Outcome,
+        status: int,
+        message: str,
+        *,
+        retry_after_s: int | None = None,
+        code: str = "",
+        headers: tuple[tuple[bytes, bytes], ...] = (),
     ) -> None:
         super().__init__(message)
         self.outcome = outcome
@@ -72,6 +80,7 @@ class Refusal(Exception):
         self.message = message
         self.retry_after_s = retry_after_s
         self.code = code or outcome.value
+        self.headers = headers
 
     def __repr__(self) -> str:
         return f"Refusal({self.outcome}, {self.status}, {self.message!r}, retry_after_s={self.retry_after_s})"

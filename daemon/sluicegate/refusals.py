@@ -26,6 +26,7 @@ def answer(dialect: Dialect, refusal: Refusal) -> ErrorAnswer:
     headers: Headers = [
         (b"content-type", b"application/json"),
         (b"x-sluicegate-outcome", refusal.outcome.value.encode("ascii")),
+        *refusal.headers,
     ]
     seconds = refusal.retry_after_s
     if seconds is not None:

@@ -27,6 +27,7 @@ from ..config.schema import Config
 from ..dialects.routes import ENDPOINTS
 from ..exchange import ClientGone, ClientStalled, Headers, Splice
 from ..outcome import Outcome, Refusal
+from .codings import decoded
 from .handler import Handler, Peer, Unmatched, present_peer
 from .http1.grammar import without_dots
 from .intake import PIECE, declared_length, dialect_of, make_request, request_id, too_large, too_slow
@@ -69,7 +70,8 @@ class Gate:
                 config = self._live.current
                 peer = present_peer.get()
                 body = AsgiBody(receive, headers, config, nursery, peer)
-                request = make_request(endpoint, headers, body, _query(scope["query_string"]))
+                plain, headers = decoded(body, headers, config.limits)
+                request = make_request(endpoint, headers, plain, _query(scope["query_string"]))
                 client = AsgiClient(request.id, send, body, peer, config.timeouts.client_stall_s)
                 with peer.watched(body.disconnected):
                     await self._pipeline.handle(request, client)

@@ -9,6 +9,7 @@ from ... import refusals
 from ...config.live import Live
 from ...exchange import ClientGone, ClientStalled
 from ...outcome import Outcome, Refusal
+from ..codings import decoded
 from ..handler import Handler, Unmatched
 from ..intake import PIECE, dialect_of, make_request, new_id, too_slow
 from ..sockets import has_unread, linger, reset_on_close
@@ -75,7 +76,11 @@ class Http1Connection:
     async def _serve_one(self, head: Head) -> bool:
         """Serve one request; whether the connection can take another."""
         body = Http1Body(self, head.headers)
-        request = make_request(head.endpoint, head.headers, body, head.query)
+        if head.coded:
+            plain, headers = decoded(body, head.headers, self.config.current.limits)
+            request = make_request(head.endpoint, headers, plain, head.query)
+        else:
+            request = make_request(head.endpoint, head.headers, body, head.query)
         client = Http1Client(self, request.id, body, keep_alive=head.keep_alive)
         try:
             await self._handler.handle(request, client)

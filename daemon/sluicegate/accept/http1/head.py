@@ -21,8 +21,8 @@ _HOT = {
 #: A request line with a query: without it one of the above.
 _QUERY = re.compile(rb"(POST [^? ]+)(\?[\x21-\x7e]*)( HTTP/1\.1)")
 
-#: Fields that are looked at while the head is parsed: Host, and those that make a request one for Hypercorn.
-_NOTED = frozenset({b"host", b"expect", b"transfer-encoding"})
+#: Fields that are looked at while the head is parsed: Host, the body's coding, and those that are for Hypercorn.
+_NOTED = frozenset({b"host", b"content-encoding", b"expect", b"transfer-encoding"})
 
 #: It may be ignored (RFC 9110, 7.8), and Java's client sends it with every request. llhttp would end the body at it.
 _UPGRADE = re.compile(rb"\r\nupgrade:[^\r]*", re.IGNORECASE)
@@ -35,15 +35,19 @@ _BEGINNING = b"POST /"
 
 
 class Head:
-    """A head on the fast way. `headers`: in wire order, names in lower case. `query`: with its question mark."""
+    """A head on the fast way. `headers`: in wire order, names in lower case. `query`: with its question mark.
 
-    __slots__ = ("complete", "endpoint", "headers", "hosts", "keep_alive", "query", "strange")
+    `coded`: the body has, or may have, a content coding.
+    """
+
+    __slots__ = ("coded", "complete", "endpoint", "headers", "hosts", "keep_alive", "query", "strange")
 
     def __init__(self, endpoint: Endpoint, query: bytes) -> None:
         self.endpoint = endpoint
         self.query = query
         self.headers: Headers = []
         self.hosts = 0
+        self.coded = False
         self.complete = False
         self.strange = False
         self.keep_alive = True
@@ -79,6 +83,8 @@ class Head:
         if name in _NOTED:
             if name == b"host" and _valid_host(value):
                 self.hosts += 1
+            elif name == b"content-encoding":
+                self.coded = True
             else:
                 self.strange = True
         self.headers.append((name, value))
