@@ -17,6 +17,7 @@ from .outcome import Outcome, Refusal
 from .relay.connection import EngineBroken
 from .relay.forward import Deadline, EngineUnreachable, Exchange, begin, stream
 from .relay.pump import EngineIdle, Pump
+from .shortage import exhausted
 
 T = TypeVar("T")
 
@@ -97,9 +98,7 @@ class Delivery:
                 try:
                     return engine, await begin(engine.connections, call.request, call.body)
                 except EngineUnreachable as error:
-                    engine.failed(f"the engine at {engine.address} cannot be reached ({error.why})")
-                    message = "The engine could not be reached. Retry in a few seconds."
-                    failure = Refusal(Outcome.ENGINE_UNAVAILABLE, 503, message, retry_after_s=RETRY_AFTER_S)
+                    failure = _unreachable(engine, error)
                 except EngineBroken:
                     engine.wake_prober()
                     failure = _broken_off(call)
@@ -149,6 +148,15 @@ class Delivery:
             return Refusal(Outcome.TIMEOUT_IDLE, 504, f"The engine sent nothing for {timeouts.idle_s:g} s.")
         message = f"The engine did not begin to answer within {timeouts.first_token_s:g} s."
         return Refusal(Outcome.TIMEOUT_FIRST_TOKEN, 504, message)
+
+
+def _unreachable(engine: Engine, error: EngineUnreachable) -> Refusal:
+    """No connection could be made: the engine's fault, of which it is told, or for want of something of ours."""
+    if error.short_of:
+        return exhausted(error.short_of)
+    engine.failed(f"the engine at {engine.address} cannot be reached ({error.why})")
+    message = "The engine could not be reached. Retry in a few seconds."
+    return Refusal(Outcome.ENGINE_UNAVAILABLE, 503, message, retry_after_s=RETRY_AFTER_S)
 
 
 def _broken_off(call: Call) -> Refusal:

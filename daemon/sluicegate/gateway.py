@@ -20,7 +20,7 @@ from .observe.gpus import sample_forever
 from .observe.logs import Log
 from .observe.metrics import Metrics
 from .observe.nvml import PyNvml
-from .outcome import Outcome
+from .outcome import Outcome, Refusal
 from .pipeline import Pipeline
 from .relay.pool import Pool
 from .relay.pump import Pump
@@ -171,12 +171,16 @@ class Gateway:
             self.log.warning(f"engine_{engine.state.value}", detail=engine.why)
         self.changed()
 
-    def _unmatched(self, request_id: str, status: int, method: str, target: str) -> None:
+    def _unmatched(
+        self, request_id: str, status: int, method: str = "", target: str = "", refusal: Refusal | None = None
+    ) -> None:
         record = self.ledger.open(request_id, "other")
         record.status, record.method = status, method or None
         if target.startswith("/"):
             record.path = target.partition("?")[0][:PATH_MAX]  # a query may hold a key
-        self.ledger.settle(record, Outcome.INVALID)
+        if refusal:
+            record.detail = refusal.message
+        self.ledger.settle(record, refusal.outcome if refusal else Outcome.INVALID)
 
     def _bind_metrics(self) -> None:
         admission, engines = self.admission, self.engines.all

@@ -22,6 +22,7 @@ from .observe.metrics import Metrics
 from .relay.pump import Pump
 from .service.systemd import Service, take
 from .service.watchdog import feed
+from .shortage import descriptors, raise_descriptors, warning
 
 STDERR = 2
 
@@ -42,6 +43,7 @@ def serve(config: Config, read: Read) -> int:
     OSError if it cannot listen where it shall, systemd.HandoverError if systemd hands over what is no such socket.
     """
     service = take(os.environ, os.getpid())
+    raise_descriptors()
     metrics = Metrics(ENDPOINTS, __version__)
     log = Log(choose_format(config.log.format, STDERR), config.log.level, STDERR, on_drop=metrics.log_line_dropped)
     _spare_the_collector()
@@ -92,6 +94,7 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 await nursery.start(gateway.run, listeners)
                 log.info("listening", detail=f"{self._where}, engine at {gateway.config.engine.base_url}")
+                self._warn_of_shortage()
                 gateway.changed = lambda: self._notifier.status(self._status())
                 self._notifier.ready(self._status())
                 if self._service.watchdog_s is not None:
@@ -151,7 +154,12 @@ class Daemon:
                 self._refused = False
                 self._metrics.config_reloaded(applied=True)
                 self._log.info("reloaded", detail=told(changed))
+                self._warn_of_shortage()
         self._notifier.ready(self._status())
+
+    def _warn_of_shortage(self) -> None:
+        if detail := warning(self._gateway.config, descriptors()):
+            self._log.warning("few_descriptors", detail=detail)
 
     def _refuse_reload(self, faults: list[str]) -> None:
         self._refused = True

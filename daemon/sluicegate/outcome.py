@@ -42,6 +42,7 @@ class Outcome(enum.StrEnum):
     SHED_QUEUE_FULL = "shed_queue_full", Kind.SHED
     SHED_QUEUE_TIMEOUT = "shed_queue_timeout", Kind.SHED, True
     SHED_DRAINING = "shed_draining", Kind.SHED
+    SHED_EXHAUSTED = "shed_exhausted", Kind.FAULT
     ENGINE_UNAVAILABLE = "engine_unavailable", Kind.FAULT
     ENGINE_ERROR = "engine_error", Kind.FAULT
     ENGINE_TRUNCATED = "engine_truncated", Kind.FAULT

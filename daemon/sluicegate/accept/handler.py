@@ -47,6 +47,13 @@ class Peer:
 #: The client that the present task works for.
 present_peer: ContextVar[Peer] = ContextVar("present_peer")
 
-#: Told of each request that matched no route or was no request: its id, the status that it got, its method and its
-#: target, the last two as far as they are known ("").
-Unmatched = Callable[[str, int, str, str], None]
+
+class Unmatched(Protocol):
+    """Told of each request that matched no route or was no request, and of connections that cannot be served.
+
+    `status`: what it got. `method` and `target`: as far as they are known. `refusal`: unless it was not valid.
+    """
+
+    def __call__(
+        self, request_id: str, status: int, method: str = "", target: str = "", refusal: Refusal | None = None
+    ) -> None: ...

@@ -13,11 +13,13 @@ from .. import refusals
 from ..config.live import Live
 from ..exchange import Dialect
 from ..outcome import Outcome, Refusal
+from ..shortage import descriptors, exhausted, reserved, shortage
 from .accepting import accept_forever
 from .handler import Handler, Unmatched
 from .hangups import Hangups
 from .http1.connection import FIRST_REQUEST_S, HandOver, Http1Connection
 from .hypercorn import GateServer, hypercorn_config
+from .intake import new_id
 from .sockets import LINGER_READ, linger
 
 #: Connections above connections_max that may take LINGER_S for their refusal at one time. Most take a millisecond.
@@ -37,6 +39,7 @@ class Listening:
         self._hangups = Hangups()
         self._fast: set[Http1Connection] = set()
         self._left = trio.lowlevel.ParkingLot()  # tasks that wait for connections to close
+        self._descriptors = descriptors()
         self._closing = False
         self._lingering = 0  # refused connections whose answer is on its way
         self.connections = 0
@@ -52,6 +55,11 @@ class Listening:
     def reconfigure(self) -> None:
         """The configuration was replaced: rebuild Hypercorn's configuration for new connections."""
         self._hypercorn = hypercorn_config(self._config.current)
+
+    @property
+    def _for_clients(self) -> int:
+        """Descriptors below this number may be clients'. The kernel gives out the lowest that is free."""
+        return self._descriptors - reserved(self._descriptors, self._config.current.admission.max_active)
 
     def close_after_answers(self) -> None:
         """From now on the next answer on a connection is its last one.
@@ -82,8 +90,13 @@ class Listening:
         self._hangups.close()
 
     async def _handle(self, sock: socket.socket) -> None:
-        if self.connections >= self._config.current.limits.connections_max:
-            await self._refuse(sock, self._config.current.limits.connections_max)
+        limit = self._config.current.limits.connections_max
+        if sock.fileno() >= self._for_clients:
+            self._exhausted(sock, "file descriptors")
+            return
+        if self.connections >= limit:
+            message = f"Too many connections (limit {limit}). Retry later."
+            await self._refuse(sock, Refusal(Outcome.SHED_BUSY, 503, message, retry_after_s=1))
             return
         self.connections += 1
         data = b""
@@ -97,6 +110,10 @@ class Listening:
                 data = await self._serve_by_hypercorn(sock, data)
                 if not data:
                     break
+        except OSError as error:
+            if not (short_of := shortage(error)):
+                raise
+            self._exhausted(sock, short_of)
         finally:
             self.connections -= 1
             sock.close()
@@ -108,7 +125,7 @@ class Listening:
         args = (self._app, self._hypercorn, self._context, ConnectionState(state), stream)
         stall_s = self._config.current.timeouts.client_stall_s
         server = GateServer(*args, stall_s=stall_s, first_bytes=first_bytes, unmatched=self._unmatched)
-        with self._hangups.watching(stream.socket, server.peer.hung_up):
+        with self._hangups.watching(stream.socket, server.peer.hung_up, self._for_clients):
             self.ordinary += 1
             try:
                 await server
@@ -128,14 +145,20 @@ class Listening:
             self._fast.discard(connection)
             self._left.unpark_all()
 
-    async def _refuse(self, sock: socket.socket, limit: int) -> None:
+    def _exhausted(self, sock: socket.socket, short_of: str) -> None:
+        """Answer and close a connection for which something is missing, without holding it a moment longer."""
+        refusal = exhausted(short_of)
+        self._unmatched(new_id(), refusal.status, refusal=refusal)
+        with sock, contextlib.suppress(OSError):
+            sock.send(refusals.closing_response(Dialect.CHAT, refusal))
+            sock.recv(LINGER_READ)
+
+    async def _refuse(self, sock: socket.socket, refusal: Refusal) -> None:
         """Answer a connection above the limit, and close it. Its dialect is not known: its request is not looked at.
 
         Of the first LINGERING_MAX at one time, what has come is read; a close with bytes unread would reset the
         connection under the answer. The others are closed at once, and may see a reset.
         """
-        message = f"Too many connections (limit {limit}). Retry later."
-        refusal = Refusal(Outcome.SHED_BUSY, 503, message, retry_after_s=1)
         with sock, contextlib.suppress(OSError):
             sock.send(refusals.closing_response(Dialect.CHAT, refusal))  # a new connection's buffer has room for it
             if self._lingering < LINGERING_MAX:

@@ -6,6 +6,7 @@ import trio
 from ..config.schema import Address, UnixAddress
 from ..observe.exposition import wants_openmetrics
 from ..outcome import Outcome, Refusal
+from ..shortage import exhausted, shortage
 
 #: Longest that a scrape may take (seconds); Prometheus gives up after its own scrape_timeout, 10 s unless told.
 SCRAPE_TIMEOUT_S = 5.0
@@ -40,7 +41,9 @@ class Scrape:
         with trio.move_on_after(SCRAPE_TIMEOUT_S):
             try:
                 return await self._get(_OPENMETRICS if wants_openmetrics(accept) else _TEXT)
-            except (httpx2.HTTPError, OSError) as error:
+            except (httpx2.HTTPError, OSError, ExceptionGroup) as error:
+                if short_of := shortage(error):
+                    raise exhausted(short_of) from None
                 raise self._refusal(f"cannot be reached ({error or type(error).__name__})") from None
         raise self._refusal(f"did not tell its metrics within {SCRAPE_TIMEOUT_S:g} s")
 

@@ -7,6 +7,7 @@ from contextlib import aclosing
 import trio
 
 from ..exchange import Client, Headers, Request
+from ..shortage import shortage
 from .connection import AnswerHead, EngineBroken, EngineConnection
 from .message import answer_headers, request_head
 from .pool import Pool
@@ -22,11 +23,12 @@ TAIL_S = 1.0
 
 
 class EngineUnreachable(Exception):
-    """No connection to the engine could be made. `why` is for the log."""
+    """No connection to the engine could be made. `why` is for the log. `short_of`: we have no more of that, or ""."""
 
-    def __init__(self, why: str) -> None:
+    def __init__(self, why: str, short_of: str = "") -> None:
         super().__init__(why)
         self.why = why
+        self.short_of = short_of
 
 
 class Deadline:
@@ -95,7 +97,7 @@ async def begin(pool: Pool, request: Request, body: bytes | AsyncGenerator[bytes
         try:
             connection = await pool.acquire(fresh=fresh)
         except OSError as error:
-            raise EngineUnreachable(str(error)) from None
+            raise EngineUnreachable(str(error), shortage(error)) from None
         try:
             await _send(connection, request, body)
             return Exchange(pool, connection, await connection.head())

@@ -173,9 +173,9 @@ def _process() -> Row:
                 Text(
                     "File descriptors",
                     "Open descriptors against the process' limit (dashed, LimitNOFILE=). A request takes up to four: "
-                    "two sockets, and the pump's own duplicates of them. At the limit new connections fail.",
+                    "two sockets, and the pump's own duplicates of them. Near the limit new connections get a 503.",
                     "short",
-                    runbook=("SluicegateFileDescriptorsNearLimit",),
+                    runbook=("SluicegateFileDescriptorsNearLimit", "SluicegateExhausted"),
                 ),
                 Query(gateway.DESCRIPTORS, "{{instance}} open"),
                 Query(gateway.DESCRIPTOR_LIMIT, "{{instance}} limit", limit=True),

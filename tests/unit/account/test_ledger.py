@@ -147,6 +147,7 @@ def test_faults_of_the_engine_and_ours_are_warnings(book: Book) -> None:
         "timeout_idle",
         "timeout_total",
         "internal_error",
+        "shed_exhausted",
     }
 
 
