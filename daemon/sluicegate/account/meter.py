@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Raw
 
-from ..dialects.grammar import Chunk
+from ..dialects.grammar import Chunk, says_something
 from ..dialects.grammars import GRAMMARS
 from ..dialects.sse import name_and_data, split, with_member
 from ..dialects.usage import Usage, usage_inside
@@ -141,7 +141,7 @@ class StreamMeter:
             return event if self.done_count == 1 and not self.failed else b""
         chunk = _decode(data)
         kind = name or chunk.kind
-        if kind == "error" or _there(chunk.error):
+        if kind == "error" or says_something(chunk.error):
             self.failed = True
             return event
         if self.first_at is None and kind not in self._grammar.without_output:

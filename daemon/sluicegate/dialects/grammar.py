@@ -24,6 +24,32 @@ class Chunk(msgspec.Struct):
         return self.type if isinstance(self.type, str) else ""
 
 
+def says_something(raw: Raw) -> bool:
+    """Whether a member holds anything: `false`, 0, "", {} and what is made of nothing else, as null, hold nothing.
+
+    Gateways and older engines put an empty `error` into every chunk of a healthy stream.
+    """
+    data = bytes(raw)
+    if data in _NOTHING:
+        return False
+    try:
+        return _holds(_ANY.decode(data))
+    except (ValueError, RecursionError):
+        return True  # too deep or too odd to be empty
+
+
+def _holds(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(value.strip())
+    if isinstance(value, dict):
+        return any(map(_holds, value.values()))
+    return any(map(_holds, value)) if isinstance(value, list) else bool(value)
+
+
+_NOTHING = frozenset({b"", b"null"})
+_ANY = msgspec.json.Decoder()
+
+
 class Heard(Protocol):
     """What a stream has said so far, which `Grammar.hear` writes. `prompt`: prompt tokens that came ahead of the usage.
 
