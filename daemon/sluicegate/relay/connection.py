@@ -201,7 +201,7 @@ class Answer:
 
     @property
     def chunked(self) -> bool:
-        return self.head.header(b"transfer-encoding").lower() == b"chunked"
+        return self.head.header(b"transfer-encoding").strip(b" ").lower() == b"chunked"
 
     def _parse(self, data: bytes) -> None:
         try:

@@ -68,7 +68,8 @@ class Exchange:
 
     @property
     def is_stream(self) -> bool:
-        return self.head.status == 200 and self.head.header(b"content-type").startswith(b"text/event-stream")
+        media_type = self.head.header(b"content-type").partition(b";")[0]
+        return self.head.status == 200 and media_type.strip().lower() == b"text/event-stream"
 
     @property
     def headers(self) -> Headers:
