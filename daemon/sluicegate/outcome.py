@@ -1,6 +1,7 @@
 """How a request ended: exactly one Outcome each, and the Refusal that carries one to the edge."""
 
 import enum
+from collections.abc import Sequence
 
 
 class Kind(enum.Enum):
@@ -62,7 +63,9 @@ class Refusal(Exception):
     `status` is an HTTP status (400-599); `retry_after_s` is in whole seconds (>= 1) or None;
     `message` tells the client what happened and what to do, and never holds a prompt or a key;
     `code` is the error's name for programs: the outcome's unless there is a closer one;
-    `headers` are fields that its status calls for.
+    `detail` is what the log says instead of `message`: more, for it is the operator who reads it;
+    `headers` are further fields of the answer: what its status calls for, or an engine's own word about a retry, which
+    then counts.
     """
 
     def __init__(
@@ -73,7 +76,8 @@ class Refusal(Exception):
         *,
         retry_after_s: int | None = None,
         code: str = "",
-        headers: tuple[tuple[bytes, bytes], ...] = (),
+        detail: str = "",
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         super().__init__(message)
         self.outcome = outcome
@@ -81,6 +85,7 @@ class Refusal(Exception):
         self.message = message
         self.retry_after_s = retry_after_s
         self.code = code or outcome.value
+        self.detail = detail or message
         self.headers = headers
 
     def __repr__(self) -> str:

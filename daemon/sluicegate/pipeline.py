@@ -37,7 +37,7 @@ class Pipeline:
             try:
                 outcome = await self._serve(call)
             except Refusal as refusal:
-                outcome, record.detail = refusal.outcome, refusal.message
+                outcome, record.detail = refusal.outcome, refusal.detail
                 await self._refuse(call, refusal)
             except (ClientGone, ClientStalled):
                 raise

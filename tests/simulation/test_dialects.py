@@ -84,6 +84,7 @@ async def test_the_engines_own_error_event_is_the_last_one(autojump_clock: MockC
         errors = [data for data in visitor.data() if "error" in data]
         assert len(errors) == 1, "one error, the engine's"
         assert "nternal server error" in str(errors)
+        assert visitor.log["detail"] == "The engine reported an error in its stream: Internal server error"
         assert visitor.client.finished
         running.assert_at_rest()
 
