@@ -16,7 +16,7 @@ from .dialects.sse import EventSplitter
 from .engines.engine import RETRY_AFTER_S, Engine, Engines
 from .exchange import Client, Request
 from .outcome import Outcome, Refusal
-from .relay.connection import EngineBroken
+from .relay.connection import AnswerTooLarge, EngineBroken, HeadTooLarge
 from .relay.forward import Deadline, EngineUnreachable, Exchange, begin, stream
 from .relay.pump import EngineIdle, Pump
 from .shortage import exhausted
@@ -29,6 +29,9 @@ _ABOUT_RETRIES = {
     b"retry-after-ms": re.compile(rb"\d{1,9}(\.\d{1,6})?").fullmatch,
     b"x-should-retry": re.compile(rb"(?i)true|false").fullmatch,
 }
+
+#: What SDKs obey: whoever asks again gets the same again.
+_NO_RETRY = [(b"x-should-retry", b"false")]
 
 #: An engine's statuses that the same request meets again: what it asks for is not there, or not allowed.
 _PERMANENT = frozenset({501, 505, 506, 508, 510, 511})
@@ -83,9 +86,8 @@ class Delivery:
                         if exchange.is_stream:
                             return await self._stream(call, exchange, deadline)
                         return await self._whole(call, exchange)
-                except EngineBroken:
-                    engine.wake_prober()
-                    raise _broken_off(call) from None
+                except EngineBroken as error:
+                    raise _broken_off(call, engine, error) from None
         except EngineIdle:
             pass
         finally:
@@ -111,9 +113,8 @@ class Delivery:
                     return engine, await begin(engine.connections, call.request, call.body)
                 except EngineUnreachable as error:
                     failure = _unreachable(engine, error)
-                except EngineBroken:
-                    engine.wake_prober()
-                    failure = _broken_off(call)
+                except EngineBroken as error:
+                    failure = _broken_off(call, engine, error)
             other = elsewhere(tried) if isinstance(call.body, bytes) else None
             if other is None:
                 raise failure
@@ -174,11 +175,20 @@ def _unreachable(engine: Engine, error: EngineUnreachable) -> Refusal:
     return Refusal(Outcome.ENGINE_UNAVAILABLE, 503, message, retry_after_s=RETRY_AFTER_S)
 
 
-def _broken_off(call: Call) -> Refusal:
-    """The engine closed, reset or garbled the exchange."""
+def _broken_off(call: Call, engine: Engine, error: EngineBroken) -> Refusal:
+    """The engine closed, reset or garbled the exchange, or its answer exceeds a limit of ours."""
+    why = f"{error.why[0].upper()}{error.why[1:]}."
+    if isinstance(error, AnswerTooLarge):  # the engine is well
+        message = f"{why} Ask for less at a time."
+        return Refusal(Outcome.TOO_LARGE, 502, message, code="answer_too_large", headers=_NO_RETRY)
+    if isinstance(error, HeadTooLarge):
+        return Refusal(Outcome.ENGINE_ERROR, 502, why, headers=_NO_RETRY)
+    engine.wake_prober()
+    where, outcome = "before it answered", Outcome.ENGINE_ERROR
     if call.client.started:
-        return Refusal(Outcome.ENGINE_TRUNCATED, 502, "The engine broke off in the middle of its answer. Retry.")
-    return Refusal(Outcome.ENGINE_ERROR, 502, "The engine broke off before it answered. Retry.")
+        where, outcome = "in the middle of its answer", Outcome.ENGINE_TRUNCATED
+    said = f"The engine broke off {where}"
+    return Refusal(outcome, 502, f"{said}. Retry.", detail=f"{said}: {error.why}.")
 
 
 async def _engine_failed(exchange: Exchange) -> Refusal:
@@ -199,7 +209,7 @@ async def _engine_failed(exchange: Exchange) -> Refusal:
     permanent = status in _PERMANENT or blames_the_request(body)
     if should_retry == b"false" or (permanent and should_retry != b"true"):
         if not should_retry:
-            headers.append((b"x-should-retry", b"false"))
+            headers += _NO_RETRY
         answered, again, retry_after_s = min(status, 599), "", None
     else:
         seconds = told.get(b"retry-after", b"")

@@ -8,7 +8,7 @@ import trio
 
 from ..exchange import Client, Headers, Request
 from ..shortage import shortage
-from .connection import AnswerHead, EngineBroken, EngineConnection
+from .connection import AnswerHead, AnswerTooLarge, EngineBroken, EngineConnection
 from .message import answer_headers, request_head
 from .pool import Pool
 from .pump import EngineIdle, Pump
@@ -77,12 +77,12 @@ class Exchange:
         return answer_headers(self.head.headers)
 
     async def whole_body(self, limit: int) -> bytes:
-        """The whole body. EngineBroken if it exceeds `limit` bytes."""
+        """The whole body. EngineBroken if it breaks off, AnswerTooLarge if it exceeds `limit` bytes."""
         parts, size = [], 0
         while (part := await self._connection.body_part()) is not None:
             size += len(part)
             if size > limit:
-                raise EngineBroken(f"its answer is larger than limits.answer_max_bytes ({limit})")
+                raise AnswerTooLarge(f"the answer is larger than {limit} bytes (limits.answer_max_bytes)")
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
