@@ -168,6 +168,9 @@ async def test_unrequested_usage_is_hidden(autojump_clock: MockClock, path: str)
         sent = msgspec.json.decode(engine.posts()[-1].body)
         assert sent == question(path, stream=True) | {"stream_options": {"include_usage": True}}
         assert not any("usage" in data for data in visitor.data())
+        body = question(path, stream=True, stream_options={"continuous_usage_stats": True})
+        continuous = await visit(running, body, path)
+        assert not any("usage" in data for data in continuous.data()), "alone it has no effect at vLLM"
         assert all(data == "[DONE]" or data["choices"] for data in visitor.data())
         *_, done, comment = visitor.events
         assert done == b"data: [DONE]"

@@ -146,6 +146,8 @@ def _rebuild(body: bytes, odd: Odd | None, model: str, with_usage: bool) -> byte
         changed["model"] = Raw(msgspec.json.encode(model))
     if with_usage:
         options["include_usage"] = Raw(b"true")
+        if _lax_raw_bool(options.get("continuous_usage_stats")):
+            del options["continuous_usage_stats"]  # without include_usage the engine does not heed it
         changed["stream_options"] = Raw(msgspec.json.encode(options))
     if not changed:
         return body

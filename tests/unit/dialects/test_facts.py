@@ -229,6 +229,12 @@ def test_the_default_model_goes_to_every_dialect() -> None:
             b'{"continuous_usage_stats":false,"include_usage":0,"x":[{}]}',
             {"continuous_usage_stats": False, "include_usage": True, "x": [{}]},
         ),
+        # These count only together with include_usage, which is ours here
+        (b'{"continuous_usage_stats":true}', {"include_usage": True}),
+        (b'{"include_usage":false,"continuous_usage_stats":"Yes","x":1}', {"include_usage": True, "x": 1}),
+        (b'{"continuous_usage_stats":1.0}', {"include_usage": True}),
+        # and this one the engine refuses
+        (b'{"continuous_usage_stats":[true]}', {"include_usage": True, "continuous_usage_stats": [True]}),
     ],
 )
 def test_other_stream_options_are_kept(options: bytes, expected: dict[str, object]) -> None:
