@@ -170,9 +170,10 @@ def _unreachable(engine: Engine, error: EngineUnreachable) -> Refusal:
     """No connection could be made: the engine's fault, of which it is told, or for want of something of ours."""
     if error.short_of:
         return exhausted(error.short_of)
-    engine.failed(f"the engine at {engine.address} cannot be reached ({error.why})")
-    message = "The engine could not be reached. Retry in a few seconds."
-    return Refusal(Outcome.ENGINE_UNAVAILABLE, 503, message, retry_after_s=RETRY_AFTER_S)
+    why = f"the engine at {engine.address} cannot be reached ({error.why})"
+    engine.failed("the engine cannot be reached", why)
+    message, detail = "The engine cannot be reached. Retry in a few seconds.", f"T{why[1:]}."
+    return Refusal(Outcome.ENGINE_UNAVAILABLE, 503, message, retry_after_s=RETRY_AFTER_S, detail=detail)
 
 
 def _broken_off(call: Call, engine: Engine, error: EngineBroken) -> Refusal:

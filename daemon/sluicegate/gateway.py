@@ -67,7 +67,7 @@ class Gateway:
         self.delivery = Delivery(self._live, self.engines, pump)
         self.pipeline = Pipeline(self._live, self.admission, self.engines, self.delivery, self.ledger)
         self._scrape = Scrape(self.engines.default.address)
-        quart = make_app(self, metrics.expose, self._scrape, self._unmatched)
+        quart = make_app(self, metrics.expose, self._scrape_engine, self._unmatched)
         self.listening = Listening(
             Gate(self._live, self.pipeline, self._unmatched, quart), self.pipeline, self._live, self._unmatched
         )
@@ -168,8 +168,15 @@ class Gateway:
             self.metrics.serves(engine.models)
             self.log.info("engine_up", detail=f"{engine.address} serves {', '.join(engine.models)}")
         else:
-            self.log.warning(f"engine_{engine.state.value}", detail=engine.why)
+            self.log.warning(f"engine_{engine.state.value}", detail=engine.detail)
         self.changed()
+
+    async def _scrape_engine(self, accept: str | None) -> tuple[bytes, str]:
+        try:
+            return await self._scrape(accept)
+        except Refusal as refusal:
+            self.log.info("scrape", detail=refusal.detail)
+            raise
 
     def _unmatched(
         self, request_id: str, status: int, method: str = "", target: str = "", refusal: Refusal | None = None
@@ -179,7 +186,7 @@ class Gateway:
         if target.startswith("/"):
             record.path = target.partition("?")[0][:PATH_MAX]  # a query may hold a key
         if refusal:
-            record.detail = refusal.message
+            record.detail = refusal.detail
         self.ledger.settle(record, refusal.outcome if refusal else Outcome.INVALID)
 
     def _bind_metrics(self) -> None:

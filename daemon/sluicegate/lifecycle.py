@@ -185,7 +185,7 @@ class Daemon:
 
     def _status(self) -> str:
         gateway = self._gateway
-        how = ", ".join(gateway.models) if gateway.health == "ok" else gateway.why
+        how = ", ".join(gateway.models) if gateway.health == "ok" else gateway.engines.detail
         status = (
             f"Serving on {self._where}; {gateway.config.admission.max_active} slots; engine {gateway.health}: {how}"
         )

@@ -97,6 +97,12 @@ async def test_routes_report_the_engines_state(state: State, status: str, why: s
             told = models.json()
             assert told["error"]["code"] == models.header("x-sluicegate-outcome") == "engine_unavailable"
             assert why in told["error"]["message"]
+            assert models.header("retry-after") == "5"
+            where = str(running.gateway.engines.default.address)
+            for answer in (health, ready, models):
+                assert where.encode() not in answer.body, "the address is the log's"
+            logged = [line for line in running.log_lines() if line["event"].startswith("engine_")]
+            assert status == "starting" or where in logged[-1]["detail"] or "no model" in why
         assert f"api_engine_up {float(up)}" in metrics.body.decode()
         for answer in (health, ready, models, metrics):
             assert len(answer.header("x-request-id") or "") == 32
@@ -215,7 +221,10 @@ async def test_the_engines_metrics_are_passed_on() -> None:
         refused: Any = await ask(running, get("/engine/metrics"))
         assert (refused.status, refused.header("x-sluicegate-outcome")) == (503, "engine_unavailable")
         assert refused.json()["error"]["code"] == "engine_unavailable"
-        assert "cannot be reached" in refused.json()["error"]["message"]
+        assert refused.json()["error"]["message"] == "The engine cannot be reached."
+        assert refused.header("retry-after") == "5"
+        (line,) = running.log_lines("scrape")
+        assert f"The engine at {running.gateway.engines.default.address} cannot be reached (" in line["detail"]
         assert (await ask(running, get("/engine/metrics", "POST"))).status == 405
         assert running.outcomes() == {"invalid": 1}, "looking is not a request"
 

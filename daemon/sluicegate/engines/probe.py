@@ -114,14 +114,17 @@ async def watch(engine: Engine, probe: Probe, interval_s: Callable[[], float]) -
         except ProbeTimeout:
             timeouts += 1
             if timeouts >= PROBE_TIMEOUTS_MAX or not engine.up:
-                engine.unreachable(f"the engine at {engine.address} does not answer")
+                engine.unreachable("the engine does not answer", f"the engine at {engine.address} does not answer")
         except ProbeRefused as error:
-            engine.unreachable(f"the engine at {engine.address} cannot be reached ({error})")
+            detail = f"the engine at {engine.address} cannot be reached ({error})"
+            engine.unreachable("the engine cannot be reached", detail)
         except ProbeImpossible as error:
             if not engine.up:
-                engine.unreachable(f"the engine at {engine.address} cannot be asked ({error})")
+                why = f"cannot be asked ({error})"
+                engine.unreachable(f"the engine {why}", f"the engine at {engine.address} {why}")
         except ProbeUnhealthy as error:
-            engine.unhealthy(f"the engine at {engine.address} is unhealthy: {error}")
+            detail = f"the engine at {engine.address} is unhealthy: {error}"
+            engine.unhealthy(f"the engine is unhealthy: {error}", detail)
         else:
             timeouts = 0
             engine.ready(models, body)

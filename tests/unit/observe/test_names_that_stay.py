@@ -110,6 +110,7 @@ LOG_EVENTS = {
     "listen_ignored",
     "listening",
     "reload_refused",
+    "scrape",
     "reloaded",
     "request",
     "stopped",
