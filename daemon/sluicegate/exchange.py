@@ -20,6 +20,8 @@ class Dialect(enum.StrEnum):
     COMPLETIONS = "completions"
     RESPONSES = "responses"
     MESSAGES = "messages"
+    COHERE = "cohere"
+    STORED = "stored"
     PLAIN = "plain"
 
 
@@ -29,12 +31,17 @@ class Endpoint:
 
     `path` doubles as the value of the metric label `endpoint`, so that label is bounded by the table.
     `opaque`: the body is passed on unread (multipart), never parsed and never changed.
+    `bodiless`: the engine reads no body, so it gets none.
+    `target`: `path` with its parameters filled in, where it has any.
     """
 
     path: str
     dialect: Dialect
     needs_slot: bool = True
     opaque: bool = False
+    method: str = "POST"
+    bodiless: bool = False
+    target: str = ""
 
 
 class Body(Protocol):

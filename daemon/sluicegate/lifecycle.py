@@ -14,7 +14,7 @@ from .config.address import describes
 from .config.faults import ConfigError
 from .config.reload import changes, told, why_not
 from .config.schema import Address, Config, TcpAddress
-from .dialects.routes import ENDPOINTS
+from .dialects.routes import PATHS
 from .gateway import LAST_WORDS_S, Gateway
 from .observe.foreign import describe, foreign_loggers
 from .observe.logs import Log, choose_format
@@ -44,7 +44,7 @@ def serve(config: Config, read: Read) -> int:
     """
     service = take(os.environ, os.getpid())
     raise_descriptors()
-    metrics = Metrics(ENDPOINTS, __version__)
+    metrics = Metrics(PATHS, __version__)
     log = Log(choose_format(config.log.format, STDERR), config.log.level, STDERR, on_drop=metrics.log_line_dropped)
     _spare_the_collector()
     try:

@@ -24,7 +24,7 @@ from hypercorn.typing import (
 from .. import refusals
 from ..config.live import Live
 from ..config.schema import Config
-from ..dialects.routes import ENDPOINTS
+from ..dialects.routes import find
 from ..exchange import ClientGone, ClientStalled, Headers, Splice
 from ..outcome import Outcome, Refusal
 from .codings import decoded
@@ -58,7 +58,7 @@ class Gate:
             return
         if "/." in scope["path"]:
             scope["path"] = without_dots(scope["path"])
-        endpoint = ENDPOINTS.get(scope["path"]) if scope["method"] == "POST" else None
+        endpoint = find(scope["method"], scope["path"])
         manners = _Manners(receive, send)
         receive, send = manners.receive, manners.send
         try:

@@ -14,13 +14,13 @@ from ..dialects.failure import reason_in
 from ..dialects.grammar import Chunk, says_something
 from ..dialects.grammars import GRAMMARS
 from ..dialects.sse import name_and_data, split, with_member
-from ..dialects.usage import Usage, usage_inside
+from ..dialects.usage import Usage
 from ..exchange import Dialect
 
 
 def read_usage(dialect: Dialect, body: bytes) -> Usage | None:
     """The usage in a whole (not streamed) answer; None where there is none or it is not understood. Never raises."""
-    return GRAMMARS[dialect].usage(usage_inside(body))
+    return GRAMMARS[dialect].answer_usage(body)
 
 
 class StreamMeter:

@@ -5,13 +5,14 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Raw
 
-from .usage import Usage, counts, usage_of
+from .usage import Usage, counts, usage_inside, usage_of
 
 
 class Chunk(msgspec.Struct):
     """The members of an event's data that matter in any dialect; empty where absent."""
 
     choices: Raw = Raw()
+    delta: Raw = Raw()
     usage: Raw = Raw()
     error: Raw = Raw()
     message: Raw = Raw()
@@ -84,6 +85,10 @@ class Grammar:
         """A usage object; None where it is absent or not understood."""
         found = counts(raw)
         return usage_of(found.prompt_tokens, found.completion_tokens)
+
+    def answer_usage(self, body: bytes) -> Usage | None:
+        """The usage in a whole (not streamed) answer; None where there is none or it is not understood."""
+        return self.usage(usage_inside(body))
 
     def hear(self, heard: Heard, kind: str, chunk: Chunk) -> None:
         """Note what an event says, beyond a usage chunk, `[DONE]` and an error. `kind`: its name, else its type."""

@@ -38,7 +38,9 @@ _NOT_TO_CLIENT = frozenset(
 
 def request_head(request: Request, content_length: int | None) -> bytes:
     """The head to send to the engine, blank line included. `content_length` in bytes; None: chunked."""
-    lines = [b"POST %s%s HTTP/1.1\r\nhost: engine" % (request.endpoint.path.encode("ascii"), request.query)]
+    endpoint = request.endpoint
+    path = (endpoint.target or endpoint.path).encode("ascii")
+    lines = [b"%s %s%s HTTP/1.1\r\nhost: engine" % (endpoint.method.encode("ascii"), path, request.query)]
     lines += [b"%s: %s" % field for field in request.headers if field[0] in _TO_ENGINE]
     lines.append(b"x-request-id: " + request.id.encode("ascii"))
     if content_length is None:

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sluicegate.accept.app import make_app
 from sluicegate.account.record import LOGGED, Record
 from sluicegate.config.settings import SETTINGS
-from sluicegate.dialects.routes import ENDPOINTS
+from sluicegate.dialects.routes import ENDPOINTS, LOOKUPS, PATHS
 from sluicegate.engines.engine import EngineState
 from sluicegate.observe.logs import Fields
 from sluicegate.observe.metrics import GpuReading, Metrics
@@ -194,16 +194,32 @@ ADMITTED = {
     "/tokenize": False,
     "/detokenize": False,
     "/v1/messages/count_tokens": False,
+    "/v1/chat/completions/batch": True,
+    "/cohere/v2/chat": True,
+    "/invocations": True,
+    "/v2/embed": True,
+    "/rerank": True,
+    "/v2/rerank": True,
+    "/score": True,
+    "/classify": True,
+    "/pooling": True,
+    "/generative_scoring": True,
+    "/v1/systemone": True,
+    "/v1/decisions": True,
+    "/v1/audio/translations": True,
+    "/version": False,
+    "/v1/responses/{response_id}": False,
+    "/v1/responses/{response_id}/cancel": False,
 }
 
-#: Answered by the gateway itself. All are GET.
-OWN_ROUTES = {"/health", "/ready", "/metrics", "/engine/metrics", "/v1/models"}
+#: Answered by the gateway itself. All are GET; /ping is POST, too.
+OWN_ROUTES = {"/health", "/ready", "/ping", "/metrics", "/engine/metrics", "/v1/models", "/v1/models/<name:model>"}
 
 
 @pytest.fixture(scope="module")
 def exposed() -> dict[str, Any]:
     """Metric → its family, as a scraper reads GET /metrics after everything has happened once."""
-    metrics = Metrics(ENDPOINTS, "0")
+    metrics = Metrics(PATHS, "0")
     chat = Record("r1", "/v1/chat/completions", 0.0, ended_at=1.0, status=200, model_used="m", outcome=Outcome.SERVED)
     metrics.settled(chat)
     metrics.settled(Record("r2", "/nowhere", 0.0, outcome=Outcome.INVALID))
@@ -278,9 +294,9 @@ def test_configuration() -> None:
 
 
 def test_routes() -> None:
-    assert {path: endpoint.needs_slot for path, endpoint in ENDPOINTS.items()} == ADMITTED
+    assert {endpoint.path: endpoint.needs_slot for endpoint in (*ENDPOINTS.values(), *LOOKUPS)} == ADMITTED
     nothing: Any = None
     app = make_app(nothing, nothing, nothing, nothing)
     rules = {rule.rule: rule.methods or set() for rule in app.url_map.iter_rules() if rule.endpoint != "static"}
     assert set(rules) == OWN_ROUTES
-    assert all(methods <= {"GET", "HEAD", "OPTIONS"} for methods in rules.values())
+    assert all(methods - {"HEAD", "OPTIONS"} <= {"GET"} for rule, methods in rules.items() if rule != "/ping")
