@@ -1,5 +1,6 @@
 """What an engine says of its own failure, in the body of an answer or in an event of a stream. Pure."""
 
+import ipaddress
 import re
 from typing import Any
 
@@ -51,7 +52,7 @@ def reason_in(body: bytes) -> str:
 
 def without_addresses(text: str) -> str:
     """`text` without addresses in the host's network and without its files: those are the operator's, in the log."""
-    return _ADDRESS.sub("(hidden)", text)
+    return _WORD.sub(lambda match: "(hidden)" if _is_private(match[0].strip("[]")) else match[0], text)
 
 
 def blames_the_request(body: bytes) -> bool:
@@ -87,21 +88,40 @@ def _line(text: str) -> str:
 
 _ANY = msgspec.json.Decoder()
 _KEY = re.compile(r"(?i)\b(bearer\s+|sk-)[^\s\"',;)]+")
-_ADDRESS = re.compile(
-    r"""(?ix)
-    \b(?!https?://)[a-z][a-z0-9+.-]*://[^\s"',;)]+             # tcp://…, ipc://…
-    | \bhttps?://(?![\w-]+(?:\.[\w-]+)*\.[a-z]{2,}[/\s:]?)[^\s"',;)]+   # a URL whose host is an address or one label
-    | \bunix:[^\s"',;)]+
-    | (?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?(?![\w.]*\w)    # IPv4
-    | \[[0-9a-f:.%]*:[0-9a-f:.%]*\](?::\d+)?                    # [IPv6]
-    | (?<![\w:])(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}(?![\w:])   # IPv6, whole
-    | (?<![\w:])(?:[0-9a-f]{1,4}:){0,6}:(?:[0-9a-f]{1,4}:){0,6}[0-9a-f]{1,4}(?![\w:])(?:%\w+)?  # and with a ::
-    | \blocalhost(?::\d+)?\b
-    | \b[\w-]+(?:\.[\w-]+)*\.(?:internal|local|lan|corp|svc|home|intranet)(?::\d+)?\b
-    | \b[a-z][\w-]*(?:\.[\w-]+)+:\d{2,5}\b                      # host.name:80
-    | \b[a-z][a-z0-9-]*:\d{4,5}\b                               # host:8000
-    | \bhost='[^']*',\ port=\d+                                 # as urllib3 says it
-    | (?<![\w/.:])/(?:run|var|tmp|home|root|opt|srv|etc|usr|mnt|data|dev|proc|nix|models?)/[^\s"',;)]+
-    | (?<!\w)/[^\s"',;)]+\.sock\b
-    """
-)
+
+#: What can be an address or a path, as a whole. A full stop or a colon at its end is the sentence's.
+_WORD = re.compile(r"""host='[^']*'|[^\s"'`,;(){}<>=]*[^\s"'`,;(){}<>=.:!?]""")
+
+_LOCAL = r"(?:[\w-]+\.)*(?:localhost|[\w-]+\.(?:internal|local|lan|corp|svc|home|intranet))"
+
+#: A page that everybody may read: a URL with a name of the public DNS and without a port.
+_PUBLIC = re.compile(rf"https?://(?!{_LOCAL}(?!\w))(?:[\w-]+\.)+[a-z]{{2,}}(?:[/?#].*)?", re.IGNORECASE)
+
+_PRIVATE = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"host='.*'",  # as urllib3 says it
+        r"[a-z][\w+.-]*:[/@].*",  # a URL or a socket: http://gpu7/v1, ipc:///tmp/0a1b, unix:/run/engine.sock
+        r"[a-z0-9.-]*[a-z][a-z0-9.-]*:\d{4,5}(?:/.*)?",  # host:port
+        rf"{_LOCAL}(?::\d+)?(?:/.*)?",
+        r"(?:~|/(?!(?:v1|v2|cohere|engine)/)[^/]+)/.*",  # a file: a path of two names or more that is no route's
+    )
+]
+
+
+def _is_private(word: str) -> bool:
+    """Whether `word` says where something is on the engine's host or in its network."""
+    if _PUBLIC.fullmatch(word):
+        return False
+    return _is_ip(word.partition("/")[0]) or any(pattern.fullmatch(word) for pattern in _PRIVATE)
+
+
+def _is_ip(word: str) -> bool:
+    """Whether `word` is an IP address, with a port or without."""
+    for host in (word, word.rpartition(":")[0]):
+        try:
+            ipaddress.ip_address(host.strip("[]"))
+        except ValueError:
+            continue
+        return True
+    return False

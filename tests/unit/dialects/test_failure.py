@@ -56,7 +56,7 @@ def test_a_reason_is_bounded(body: bytes) -> None:
         "gpu-7:8000",
         "gpu-7.internal",
         "gpu.example.com:8000",
-        "host='gpu7', port=8000",
+        "host='gpu7'",
         "http://gpu7/v1",
         "http://10.1.2.3:8000/v1",
         "tcp://10.1.2.3:5555",
@@ -65,6 +65,15 @@ def test_a_reason_is_bounded(body: bytes) -> None:
         "/run/vllm/engine.sock",
         "/srv2/engine.sock",
         "/root/.cache/huggingface/hub",
+        "~/models/x",
+        "[/run/vllm/engine.sock]",
+        "10.1.2.3:8000/v1",
+        "gpu-7:8000/v1",
+        "localhost",
+        "https://gpu-7.internal/v1",
+        "http://example.com:8000/v1",
+        "https://me:secret@example.com/",
+        "unix:@vllm",
     ],
 )
 def test_a_client_gets_no_address_of_the_host(address: str) -> None:
@@ -78,11 +87,17 @@ def test_a_client_gets_no_address_of_the_host(address: str) -> None:
     [
         "POST /v1/chat/completions needs std::vector at 10:20:30, 1:2 and 0.32.0",
         "See https://docs.vllm.ai/en/stable/ and https://example.com.",
+        "Cannot fetch http://example.com/cat.png?size=1, https://local.example.com: 404!",
+        "'Qwen/Qwen3-8B:Q4' lacks [Errno 5] a/b/c, /tokenize, /v2/rerank and max_tokens=4096 (max_tokens:4096).",
         "This model's maximum context length is 2048 tokens.",
     ],
 )
 def test_what_is_no_address_stays(text: str) -> None:
     assert without_addresses(text) == text
+
+
+def test_an_address_ends_before_the_sentence_does() -> None:
+    assert without_addresses("At 10.1.2.3:80: no /run/x.sock.") == "At (hidden): no (hidden)."
 
 
 @pytest.mark.parametrize(
