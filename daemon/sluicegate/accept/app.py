@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 from quart import Response, g, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import BaseConverter
 
 from .. import refusals
@@ -70,6 +70,8 @@ def make_app(status: Status, expose: Expose, scrape: Scrape, unmatched: Unmatche
     async def identify() -> None:
         value = request.headers.get("x-request-id", "")
         g.request_id = request_id([(b"x-request-id", value.encode("latin-1", "replace"))])
+        if request.path != request.scope["path"]:  # Quart drops slashes in front
+            raise NotFound
 
     @app.get("/health")
     @app.route("/ping", methods=["GET", "POST"])
@@ -120,7 +122,7 @@ def make_app(status: Status, expose: Expose, scrape: Scrape, unmatched: Unmatche
 
     @app.errorhandler(HTTPException)
     async def wrong(error: HTTPException) -> Response:
-        path = request.scope["path"]  # request.path has lost what may be wrong with it: slashes in front
+        path = request.scope["path"]
         refusal = _why(error, path)
         unmatched(g.request_id, refusal.status, request.method, path)
         return _refused(refusal)
