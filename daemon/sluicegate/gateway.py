@@ -68,9 +68,8 @@ class Gateway:
         self.pipeline = Pipeline(self._live, self.admission, self.engines, self.delivery, self.ledger)
         self._scrape = Scrape(self.engines.default.address)
         quart = make_app(self, metrics.expose, self._scrape_engine, self._unmatched)
-        self.listening = Listening(
-            Gate(self._live, self.pipeline, self._unmatched, quart), self.pipeline, self._live, self._unmatched
-        )
+        gate = Gate(self._live, self.pipeline, self._unmatched, quart)
+        self.listening = Listening(gate, self.pipeline, self._live, self._unmatched, metrics.connection_refused)
         self.stopped = trio.Event()
         self.changed: Callable[[], None] = lambda: None
         self.pump = pump

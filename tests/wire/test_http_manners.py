@@ -262,6 +262,8 @@ async def test_connections_over_the_limit_are_refused() -> None:
                 assert (error["type"], error["code"]) == ("service_unavailable_error", "shed_busy")
                 assert await third.stream.receive_some() == b""
             assert (await second.ask(post(CHAT, ASK))).status == 200
+            assert running.metric("api_client_connections_refused_total") == 1
+            assert running.outcomes() == {"served": 2}, "it is no request"
         await _connections(running, 0)
         assert (await ask(running, post(CHAT, ASK))).status == 200
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -29,11 +30,20 @@ LINGERING_MAX = 512
 class Listening:
     """The client side of the gateway: its listening sockets and the connections that came through them."""
 
-    def __init__(self, app: ASGIFramework, pipeline: Handler, config: Live, unmatched: Unmatched) -> None:
+    def __init__(
+        self,
+        app: ASGIFramework,
+        pipeline: Handler,
+        config: Live,
+        unmatched: Unmatched,
+        connection_refused: Callable[[], None],
+    ) -> None:
+        """`connection_refused` is called for each connection above connections_max."""
         self._app: AppWrapper = ASGIWrapper(app)
         self._pipeline = pipeline
         self._config = config
         self._unmatched = unmatched
+        self._connection_refused = connection_refused
         self._context = WorkerContext(None)
         self._hypercorn = hypercorn_config(config.current)
         self._hangups = Hangups()
@@ -95,6 +105,7 @@ class Listening:
             self._exhausted(sock, "file descriptors")
             return
         if self.connections >= limit:
+            self._connection_refused()
             message = f"Too many connections (limit {limit}). Retry later."
             await self._refuse(sock, Refusal(Outcome.SHED_BUSY, 503, message, retry_after_s=1))
             return

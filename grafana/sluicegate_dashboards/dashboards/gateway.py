@@ -117,7 +117,7 @@ def _connections() -> Row:
     return Row(
         "Connections",
         height=8,
-        width=12,
+        width=8,
         panels=[
             series(
                 Text(
@@ -129,6 +129,16 @@ def _connections() -> Row:
                 ),
                 Query(gateway.CLIENT_CONNECTIONS, "{{instance}} open"),
                 Query(gateway.CONNECTION_LIMIT, "{{instance}} limit", limit=True),
+            ),
+            series(
+                Text(
+                    "Refused connections",
+                    "Connections above limits.connections_max, answered 503. Their requests are not read, and so are "
+                    "in no other panel.",
+                    "suffix: /s",
+                    runbook=("SluicegateConnectionsNearLimit",),
+                ),
+                Query(gateway.CONNECTIONS_REFUSED, "{{instance}}"),
             ),
             series(
                 Text(

@@ -40,6 +40,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "api_queue_timeout_seconds": ("gauge", ()),
     "api_client_connections": ("gauge", ()),
     "api_client_connections_limit": ("gauge", ()),
+    "api_client_connections_refused_total": ("counter", ()),
     "api_engine_connections": ("gauge", ("state",)),
     "api_engine_up": ("gauge", ()),
     "api_log_lines_dropped_total": ("counter", ()),
