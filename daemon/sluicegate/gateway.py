@@ -20,7 +20,7 @@ from .observe.gpus import sample_forever
 from .observe.logs import Log
 from .observe.metrics import Metrics
 from .observe.nvml import PyNvml
-from .outcome import Outcome, Refusal
+from .outcome import Refusal
 from .pipeline import Pipeline
 from .relay.pool import Pool
 from .relay.pump import Pump
@@ -177,16 +177,12 @@ class Gateway:
             self.log.info("scrape", detail=refusal.detail)
             raise
 
-    def _unmatched(
-        self, request_id: str, status: int, method: str = "", target: str = "", refusal: Refusal | None = None
-    ) -> None:
+    def _unmatched(self, request_id: str, refusal: Refusal, method: str = "", target: str = "") -> None:
         record = self.ledger.open(request_id, "other")
-        record.status, record.method = status, method or None
+        record.status, record.detail, record.method = refusal.status, refusal.detail, method or None
         if target.startswith("/"):
             record.path = target.partition("?")[0][:PATH_MAX]  # a query may hold a key
-        if refusal:
-            record.detail = refusal.detail
-        self.ledger.settle(record, refusal.outcome if refusal else Outcome.INVALID)
+        self.ledger.settle(record, refusal.outcome)
 
     def _bind_metrics(self) -> None:
         admission, engines = self.admission, self.engines.all

@@ -186,6 +186,8 @@ async def test_what_has_no_route_is_logged(case: tuple[bytes, int, str | None, s
         line = await log_line(running, answer.header("x-request-id"))
         assert (answer.status, line["status"], line.get("method"), line.get("path")) == (status, status, method, path)
         assert (line["outcome"], line["endpoint"]) == ("invalid", "other")
+        told: Any = answer.json()
+        assert line["detail"] == told["error"]["message"]
         assert "secret" not in str(line)
         assert running.metric("api_requests_total", endpoint="other", status=str(status)) == 1
 

@@ -124,7 +124,7 @@ def make_app(status: Status, expose: Expose, scrape: Scrape, unmatched: Unmatche
     async def wrong(error: HTTPException) -> Response:
         path = request.scope["path"]
         refusal = _why(error, path)
-        unmatched(g.request_id, refusal.status, request.method, path)
+        unmatched(g.request_id, refusal, request.method, path)
         return _refused(refusal)
 
     @app.after_request
@@ -140,7 +140,7 @@ def _why(error: HTTPException, path: str) -> Refusal:
     methods = _methods(error) or allowed(path)
     if methods:
         fields = ((b"allow", methods.encode("ascii")),)
-        message = f"{path} takes {methods} only."
+        message = f"This route takes {methods} only."
         return Refusal(Outcome.INVALID, 405, message, code="method_not_allowed", headers=fields)
     if error.code == 404:
         route = meant(path)
@@ -161,6 +161,6 @@ def _json(data: object, code: int = 200) -> Response:
 
 
 def _refused(refusal: Refusal) -> Response:
-    made = refusals.answer(dialect_of(request.path.encode("utf-8", "replace")), refusal)
+    made = refusals.answer(dialect_of(request.path), refusal)
     headers = {name.decode("ascii"): value.decode("ascii") for name, value in made.headers}
     return Response(made.body, status=made.status, headers=headers)

@@ -84,8 +84,8 @@ class Gate:
         named = request_id(cast(Headers, list(scope["headers"])))
         message = "There is no WebSocket here. Send the request over HTTP, without Upgrade."
         refusal = Refusal(Outcome.INVALID, 426, message, code="upgrade_required")
-        self._unmatched(named, refusal.status, "GET", scope["path"])
-        made = refusals.answer(dialect_of(scope["path"].encode(errors="replace")), refusal)
+        self._unmatched(named, refusal, "GET", scope["path"])
+        made = refusals.answer(dialect_of(scope["path"]), refusal)
         length = (b"content-length", b"%d" % len(made.body))
         headers = [*made.headers, (b"x-request-id", named.encode("ascii")), length]
         if scope["http_version"] == "1.1":  # RFC 9110, 15.5.22: a 426 names what would do. HTTP/2 has no such fields.

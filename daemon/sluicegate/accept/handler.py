@@ -51,9 +51,7 @@ present_peer: ContextVar[Peer] = ContextVar("present_peer")
 class Unmatched(Protocol):
     """Told of each request that matched no route or was no request, and of connections that cannot be served.
 
-    `status`: what it got. `method` and `target`: as far as they are known. `refusal`: unless it was not valid.
+    `refusal`: what it got. `method` and `target`: as far as they are known.
     """
 
-    def __call__(
-        self, request_id: str, status: int, method: str = "", target: str = "", refusal: Refusal | None = None
-    ) -> None: ...
+    def __call__(self, request_id: str, refusal: Refusal, method: str = "", target: str = "") -> None: ...

@@ -29,9 +29,9 @@ def new_id() -> str:
     return os.urandom(16).hex()
 
 
-def dialect_of(target: bytes) -> Dialect:
+def dialect_of(target: str) -> Dialect:
     """The dialect to refuse in what came for `target` and matched no route."""
-    return Dialect.MESSAGES if target.startswith(b"/v1/messages") else Dialect.CHAT
+    return Dialect.MESSAGES if target.startswith("/v1/messages") else Dialect.CHAT
 
 
 def make_request(endpoint: Endpoint, headers: Headers, body: Body, query: bytes = b"") -> Request:

@@ -159,7 +159,7 @@ class Listening:
     def _exhausted(self, sock: socket.socket, short_of: str) -> None:
         """Answer and close a connection for which something is missing, without holding it a moment longer."""
         refusal = exhausted(short_of)
-        self._unmatched(new_id(), refusal.status, refusal=refusal)
+        self._unmatched(new_id(), refusal)
         with sock, contextlib.suppress(OSError):
             sock.send(refusals.closing_response(Dialect.CHAT, refusal))
             sock.recv(LINGER_READ)

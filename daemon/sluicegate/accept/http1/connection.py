@@ -206,9 +206,10 @@ class Http1Connection:
         """Answer a head that is not whole or too large, and close."""
         request_id = new_id()
         target = target_of(head)
-        self._unmatched(request_id, status, method_of(head), target.decode(errors="backslashreplace"))
+        refusal = Refusal(Outcome.INVALID, status, message)
+        self._unmatched(request_id, refusal, method_of(head), target)
         client = Http1Client(self, request_id, None, keep_alive=False)
-        made = refusals.answer(dialect_of(target), Refusal(Outcome.INVALID, status, message))
+        made = refusals.answer(dialect_of(target), refusal)
         with contextlib.suppress(ClientGone, ClientStalled):
             await client.respond(made.status, made.headers, made.body)
             await linger(self.sock)

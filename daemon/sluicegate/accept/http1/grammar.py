@@ -122,10 +122,10 @@ def method_of(head: bytes) -> str:
     return word.decode("ascii") if word in _METHODS else ""
 
 
-def target_of(head: bytes) -> bytes:
-    """The target in the beginning of a head that need not be valid, in origin form; b"" if there is none."""
+def target_of(head: bytes) -> str:
+    """The target in the beginning of a head that need not be valid, in origin form; "" if there is none."""
     words = head[:1000].split(b" ", 2)
-    return origin_form(words[1]) if len(words) > 1 else b""
+    return origin_form(words[1]).decode(errors="backslashreplace") if len(words) > 1 else ""
 
 
 def _check_target(method: bytes, target: bytes) -> None:

@@ -57,8 +57,7 @@ class StrictH11(H11Protocol):
         if refusal is None:
             return  # the client disconnected in the middle of a head
         request_id = new_id()
-        target = self._checked.target.decode(errors="backslashreplace")
-        self._unmatched(request_id, refusal.status, self._checked.method, target)
+        self._unmatched(request_id, refusal, self._checked.method, self._checked.target)
         made = refusals.answer(dialect_of(self._checked.target), refusal)
         more = [
             (b"x-request-id", request_id.encode("ascii")),
@@ -86,7 +85,7 @@ class _CheckedConnection(h11.Connection):
         self._peer = peer
         self._ended = False
         self._skipped_line = False
-        self.target = b""  # of a head that is not valid, as is:
+        self.target = ""  # of a head that is not valid, as is:
         self.method = ""
         self.refusal: Refusal | None = None
 
@@ -115,7 +114,7 @@ class _CheckedConnection(h11.Connection):
             return h11.Data(data=b"")
         if isinstance(event, h11.Request) and _is_broken_handshake(event):
             # Hypercorn would answer without a body, tell nobody, and wait for ever for what comes then.
-            self.target, self.method = event.target, event.method.decode("ascii")
+            self.target, self.method = event.target.decode("ascii"), event.method.decode("ascii")
             self.refusal = Refusal(Outcome.INVALID, 400, "The request is not a valid WebSocket handshake.")
             raise h11.RemoteProtocolError("malformed")
         if isinstance(event, h11.Request) and not event.target.startswith(b"/"):
@@ -138,7 +137,7 @@ class _CheckedConnection(h11.Connection):
         if len(section) > self._head_max:
             raise h11.LocalProtocolError("head too large", error_status_hint=431)
         check_head(section)
-        self.target = b""
+        self.target = ""
         return True
 
     def _refusal(self, error: h11.RemoteProtocolError, *, in_body: bool) -> Refusal:
