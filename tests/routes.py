@@ -1,4 +1,4 @@
-"""docs/routes.md, read; and the routes that vLLM's source declares."""
+"""docs/routes.md, read; and the routes and headers in vLLM's source."""
 
 import ast
 import re
@@ -20,6 +20,9 @@ _DECLARATIONS = {
     "add_api_websocket_route": "WEBSOCKET",
 }
 
+#: How it looks for a header: at the place, or by a constant. Tracing's have a list of their own.
+_HEADER = re.compile(r'''headers\.get\(\s*"([\w-]+)"|^\w*_HEADER\w* = "([\w-]+)"''', re.MULTILINE)
+
 #: A route of vLLM's: its method ("WEBSOCKET", "MOUNT" where it has none) and its path.
 Route = tuple[str, str]
 
@@ -34,6 +37,19 @@ def documented() -> dict[str, set[Route]]:
         elif line.startswith("| `"):
             sections.setdefault(title, set()).update(_ROUTE.findall(line.split("|")[1]))
     return sections
+
+
+def documented_headers() -> dict[str, str]:
+    """Header → when it is passed on to the engine."""
+    rows = _PAGE.read_text().partition("\n## Headers\n")[2].partition("\n## ")[0].splitlines()
+    cells = [row.split("|") for row in rows if row.startswith("| `")]
+    return {name: cell[3].strip() for cell in cells for name in re.findall("`([^`]+)`", cell[1])}
+
+
+def headers_read(folder: Path) -> set[str]:
+    """The headers of requests that the Python files below `folder` look for, in lower case."""
+    found = [name for path in folder.rglob("*.py") for name in _HEADER.findall(path.read_text())]
+    return {name.lower() for names in found for name in names if name}
 
 
 def declared(folder: Path) -> set[Route]:

@@ -22,6 +22,7 @@ from .observe.metrics import Metrics
 from .observe.nvml import PyNvml
 from .outcome import Refusal
 from .pipeline import Pipeline
+from .relay.message import to_engine
 from .relay.pool import Pool
 from .relay.pump import Pump
 from .relay.wire import Dial, dialer
@@ -59,7 +60,7 @@ class Gateway:
         self.metrics = metrics
         self.log = log
         address = config.engine.base_url
-        connections = Pool(make_dial(address, config.engine.connect_timeout_s))
+        connections = Pool(make_dial(address, config.engine.connect_timeout_s), to_engine(config.engine.pass_headers))
         slots = trio.CapacityLimiter(config.admission.max_active)
         self.engines = Engines([Engine("engine", address, connections, slots, self._engine_changed)])
         self.admission = Admission(config.admission, self.engines)
@@ -137,6 +138,7 @@ class Gateway:
             self.pump.set_deadlines(config.timeouts.idle_s, config.timeouts.client_stall_s)
         for engine in self.engines.all:
             engine.connections.dial = self._make_dial(engine.address, config.engine.connect_timeout_s)
+            engine.connections.passed = to_engine(config.engine.pass_headers)
             engine.wake_prober()  # it counts its pauses by the new interval from then on
 
     async def drain(self) -> None:

@@ -8,7 +8,7 @@ from sluicegate_run.prepare import EnginePaths
 from tests.engine_contract.raw import get, post
 from tests.engine_contract.target import Target
 from tests.harness import configuration, open_gateway
-from tests.routes import Route, declared, documented
+from tests.routes import Route, declared, documented, documented_headers, headers_read
 
 pytestmark = pytest.mark.engine
 
@@ -32,6 +32,13 @@ def test_each_route_in_vllms_source_is_documented(engine_paths: EnginePaths) -> 
     assert {("POST", "/v1/embeddings"), ("WEBSOCKET", "/v1/realtime"), ("POST", "/ping")} <= found
     assert len(found) > 60
     assert found <= _known(), sorted(found - _known())
+
+
+def test_each_header_that_vllm_reads_is_documented(engine_paths: EnginePaths) -> None:
+    (folder,) = engine_paths.python.parent.parent.glob("lib/python3*/site-packages/vllm/entrypoints")
+    read = headers_read(folder)
+    assert {"x-data-parallel-rank", "x-vllm-priority", "endpoint-load-metrics-format"} <= read
+    assert read <= set(documented_headers()), sorted(read - set(documented_headers()))
 
 
 async def test_lookups_are_answered_as_by_the_engine(engine: Target) -> None:

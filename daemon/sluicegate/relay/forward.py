@@ -100,7 +100,7 @@ async def begin(pool: Pool, request: Request, body: bytes | AsyncGenerator[bytes
         except OSError as error:
             raise EngineUnreachable(str(error), shortage(error)) from None
         try:
-            await _send(connection, request, body)
+            await _send(connection, request, body, pool.passed)
             return Exchange(pool, connection, await connection.head())
         except EngineBroken:
             again = connection.reused and not connection.answer_begun
@@ -113,9 +113,14 @@ async def begin(pool: Pool, request: Request, body: bytes | AsyncGenerator[bytes
             raise
 
 
-async def _send(connection: EngineConnection, request: Request, body: bytes | AsyncGenerator[bytes, None]) -> None:
+async def _send(
+    connection: EngineConnection,
+    request: Request,
+    body: bytes | AsyncGenerator[bytes, None],
+    passed: frozenset[bytes],
+) -> None:
     if isinstance(body, bytes):
-        head = request_head(request, len(body))
+        head = request_head(request, len(body), passed)
         if len(body) <= COPY_MAX:
             await connection.send(head + body)
         else:
@@ -123,7 +128,7 @@ async def _send(connection: EngineConnection, request: Request, body: bytes | As
             await connection.send(body)
         return
     length = request.header(b"content-length")
-    await connection.send(request_head(request, None if length is None else int(length)))
+    await connection.send(request_head(request, None if length is None else int(length), passed))
     async with aclosing(body):
         async for part in body:
             if part:
