@@ -7,10 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from sluicegate.shortage import raise_descriptors
 from sluicegate_run.cache import default_cache
 from sluicegate_run.prepare import EnginePaths, prepare
 from sluicegate_run.progress import Progress
 from tests.engine.real import RealEngine
+
+raise_descriptors()  # as the daemon does: many tests have clients, gateway and engine in this one process
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from sluicegate.accept.sockets import bind
 from sluicegate.config.address import parse_engine
 from sluicegate.config.schema import Address, Config, TcpAddress
 from sluicegate.config.settings import SETTINGS, build
-from sluicegate.dialects.routes import ENDPOINTS
+from sluicegate.dialects.routes import ENDPOINTS, PATHS
 from sluicegate.engines.engine import Engine, EngineState
 from sluicegate.engines.probe import ProbeRefused, ProbeUnhealthy
 from sluicegate.exchange import ClientGone, ClientStalled, Endpoint, Headers, Request
@@ -167,7 +167,7 @@ async def simulate(engine: FakeEngine, **settings: Any) -> AsyncIterator[Running
 
 @contextmanager
 def _open_log() -> Iterator[tuple[Metrics, Log, Any]]:
-    metrics = Metrics(ENDPOINTS, __version__)
+    metrics = Metrics(PATHS, __version__)
     with tempfile.TemporaryFile("w+") as log_file:
         log = Log("json", "debug", log_file.fileno(), on_drop=metrics.log_line_dropped)
         with closing(log):

@@ -33,21 +33,21 @@ class ShedCase:
 
 SHED = {
     "reject mode": ShedCase(
-        {"queue_mode": QueueMode.REJECT}, 1, Outcome.SHED_BUSY, 429, "All slots are busy (1). Retry after 1 s."
+        {"queue_mode": QueueMode.REJECT}, 1, Outcome.SHED_BUSY, 429, "The only slot is busy. Retry after 1 s."
     ),
     "queue full": ShedCase(
         {"queue_max": 1},
         2,
         Outcome.SHED_QUEUE_FULL,
         429,
-        "All slots are busy (1) and the queue is full (1). Retry after 1 s.",
+        "The only slot is busy and the queue is full (1 request). Retry after 1 s.",
     ),
     "no queue": ShedCase(
         {"queue_max": 0},
         1,
         Outcome.SHED_QUEUE_FULL,
         429,
-        "All slots are busy (1) and the queue is full (0). Retry after 1 s.",
+        "The only slot is busy and there is no queue. Retry after 1 s.",
     ),
     "queue timeout": ShedCase(
         {"queue_timeout_s": 0.25},

@@ -1,5 +1,6 @@
 """Delivery: attempts at engines, and the deadlines of the answer, whole or a stream."""
 
+import re
 from collections.abc import AsyncGenerator, Callable, Collection
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -10,15 +11,30 @@ from .account.meter import StreamMeter, read_usage
 from .account.record import Record
 from .config.live import Live
 from .config.schema import TimeoutConfig
+from .dialects.failure import BODY_MAX, blames_the_request, reason_in, without_addresses
 from .dialects.sse import EventSplitter
 from .engines.engine import RETRY_AFTER_S, Engine, Engines
 from .exchange import Client, Request
 from .outcome import Outcome, Refusal
-from .relay.connection import EngineBroken
+from .relay.connection import AnswerTooLarge, EngineBroken, HeadTooLarge
 from .relay.forward import Deadline, EngineUnreachable, Exchange, begin, stream
 from .relay.pump import EngineIdle, Pump
+from .shortage import exhausted
 
 T = TypeVar("T")
+
+#: An engine's header fields that tell a client whether and when to try again, and what they look like.
+_ABOUT_RETRIES = {
+    b"retry-after": re.compile(rb"\d{1,6}(\.\d{1,6})?|[A-Z][a-z]{2},[ \w:]{12,30}GMT").fullmatch,
+    b"retry-after-ms": re.compile(rb"\d{1,9}(\.\d{1,6})?").fullmatch,
+    b"x-should-retry": re.compile(rb"(?i)true|false").fullmatch,
+}
+
+#: What SDKs obey: whoever asks again gets the same again.
+_NO_RETRY = [(b"x-should-retry", b"false")]
+
+#: An engine's statuses that the same request meets again: what it asks for is not there, or not allowed.
+_PERMANENT = frozenset({501, 505, 506, 508, 510, 511})
 
 #: Another engine for a call whose attempts at these have failed, with a slot there if it needs one; None: no other.
 Elsewhere = Callable[[Collection[Engine]], Engine | None]
@@ -70,9 +86,8 @@ class Delivery:
                         if exchange.is_stream:
                             return await self._stream(call, exchange, deadline)
                         return await self._whole(call, exchange)
-                except EngineBroken:
-                    engine.wake_prober()
-                    raise _broken_off(call) from None
+                except EngineBroken as error:
+                    raise _broken_off(call, engine, error) from None
         except EngineIdle:
             pass
         finally:
@@ -97,12 +112,9 @@ class Delivery:
                 try:
                     return engine, await begin(engine.connections, call.request, call.body)
                 except EngineUnreachable as error:
-                    engine.failed(f"the engine at {engine.address} cannot be reached ({error.why})")
-                    message = "The engine could not be reached. Retry in a few seconds."
-                    failure = Refusal(Outcome.ENGINE_UNAVAILABLE, 503, message, retry_after_s=RETRY_AFTER_S)
-                except EngineBroken:
-                    engine.wake_prober()
-                    failure = _broken_off(call)
+                    failure = _unreachable(engine, error)
+                except EngineBroken as error:
+                    failure = _broken_off(call, engine, error)
             other = elsewhere(tried) if isinstance(call.body, bytes) else None
             if other is None:
                 raise failure
@@ -122,13 +134,16 @@ class Delivery:
             record.first_at = meter.first_at
             if meter.usage is not None:
                 record.prompt_tokens, record.completion_tokens = meter.usage.prompt, meter.usage.completion
-        return Outcome.ENGINE_ERROR if meter.failed else Outcome.SERVED
+        if not meter.failed:
+            return Outcome.SERVED
+        record.detail = f"The engine reported an error in its stream: {meter.reason or 'without a reason'}"
+        return Outcome.ENGINE_ERROR
 
     async def _whole(self, call: Call, exchange: Exchange) -> Outcome:
-        body = await exchange.whole_body(self._config.current.limits.answer_max_bytes)
         status = exchange.head.status
         if status >= 500:
-            raise _engine_failed(status)
+            raise await _engine_failed(exchange)
+        body = await exchange.whole_body(self._config.current.limits.answer_max_bytes)
         record = call.record
         if (usage := read_usage(call.request.endpoint.dialect, body)) is not None:
             record.prompt_tokens, record.completion_tokens = usage.prompt, usage.completion
@@ -151,19 +166,63 @@ class Delivery:
         return Refusal(Outcome.TIMEOUT_FIRST_TOKEN, 504, message)
 
 
-def _broken_off(call: Call) -> Refusal:
-    """The engine closed, reset or garbled the exchange."""
+def _unreachable(engine: Engine, error: EngineUnreachable) -> Refusal:
+    """No connection could be made: the engine's fault, of which it is told, or for want of something of ours."""
+    if error.short_of:
+        return exhausted(error.short_of)
+    why = f"the engine at {engine.address} cannot be reached ({error.why})"
+    engine.failed("the engine cannot be reached", why)
+    message, detail = "The engine cannot be reached. Retry in a few seconds.", f"T{why[1:]}."
+    return Refusal(Outcome.ENGINE_UNAVAILABLE, 503, message, retry_after_s=RETRY_AFTER_S, detail=detail)
+
+
+def _broken_off(call: Call, engine: Engine, error: EngineBroken) -> Refusal:
+    """The engine closed, reset or garbled the exchange, or its answer exceeds a limit of ours."""
+    why = f"{error.why[0].upper()}{error.why[1:]}."
+    if isinstance(error, AnswerTooLarge):  # the engine is well
+        message = f"{why} Ask for less at a time."
+        return Refusal(Outcome.TOO_LARGE, 502, message, code="answer_too_large", headers=_NO_RETRY)
+    if isinstance(error, HeadTooLarge):
+        return Refusal(Outcome.ENGINE_ERROR, 502, why, headers=_NO_RETRY)
+    engine.wake_prober()
+    where, outcome = "before it answered", Outcome.ENGINE_ERROR
     if call.client.started:
-        return Refusal(Outcome.ENGINE_TRUNCATED, 502, "The engine broke off in the middle of its answer. Retry.")
-    return Refusal(Outcome.ENGINE_ERROR, 502, "The engine broke off before it answered. Retry.")
+        where, outcome = "in the middle of its answer", Outcome.ENGINE_TRUNCATED
+    said = f"The engine broke off {where}"
+    return Refusal(outcome, 502, f"{said}. Retry.", detail=f"{said}: {error.why}.")
 
 
-def _engine_failed(status: int) -> Refusal:
-    """An engine's own 5xx. Overload (503) stays what it is; anything else is a bad gateway to the client."""
-    message = f"The engine failed with status {status}. Retry."
-    if status == 503:
-        return Refusal(Outcome.ENGINE_ERROR, 503, message, retry_after_s=RETRY_AFTER_S)
-    return Refusal(Outcome.ENGINE_ERROR, 502, message)
+async def _engine_failed(exchange: Exchange) -> Refusal:
+    """The refusal for an engine's own 5xx: its reason, and its word about a retry.
+
+    What the same request meets again keeps its status, and no SDK is to retry it. Overload (503) stays what it is;
+    anything else is a bad gateway to the client.
+    """
+    head = exchange.head
+    try:
+        body = await exchange.whole_body(BODY_MAX)
+    except EngineBroken:
+        body = b""  # its status says enough
+    status, reason = head.status, reason_in(body)
+    headers = [field for field in head.headers if field[0] in _ABOUT_RETRIES and _ABOUT_RETRIES[field[0]](field[1])]
+    told = dict(headers)
+    should_retry = told.get(b"x-should-retry", b"").lower()
+    permanent = status in _PERMANENT or blames_the_request(body)
+    if should_retry == b"false" or (permanent and should_retry != b"true"):
+        if not should_retry:
+            headers += _NO_RETRY
+        answered, again, retry_after_s = min(status, 599), "", None
+    else:
+        seconds = told.get(b"retry-after", b"")
+        answered = 503 if status == 503 else 502
+        again = "" if status == 500 and reason else " Retry."  # whether a bug strikes again nobody knows
+        retry_after_s = int(seconds) if seconds.isdigit() else RETRY_AFTER_S if status == 503 else None
+    said = f"The engine failed with status {status}"
+    message, detail = (
+        f"{said}: {why.rstrip('.')}.{again}" if why else f"{said}.{again}"
+        for why in (without_addresses(reason), reason)
+    )
+    return Refusal(Outcome.ENGINE_ERROR, answered, message, retry_after_s=retry_after_s, detail=detail, headers=headers)
 
 
 def _known(value: T | None) -> T:

@@ -20,6 +20,8 @@ class Dialect(enum.StrEnum):
     COMPLETIONS = "completions"
     RESPONSES = "responses"
     MESSAGES = "messages"
+    COHERE = "cohere"
+    STORED = "stored"
     PLAIN = "plain"
 
 
@@ -29,12 +31,17 @@ class Endpoint:
 
     `path` doubles as the value of the metric label `endpoint`, so that label is bounded by the table.
     `opaque`: the body is passed on unread (multipart), never parsed and never changed.
+    `bodiless`: the engine reads no body, so it gets none.
+    `target`: `path` with its parameters filled in, where it has any.
     """
 
     path: str
     dialect: Dialect
     needs_slot: bool = True
     opaque: bool = False
+    method: str = "POST"
+    bodiless: bool = False
+    target: str = ""
 
 
 class Body(Protocol):
@@ -56,7 +63,7 @@ class Body(Protocol):
 class Request:
     """A request as accepted: its head is whole and within limits; its body may still be on its way.
 
-    `received_at` is on trio's clock, in seconds.
+    `received_at` is on trio's clock, in seconds. `query` is that of the target, with its question mark, or empty.
     """
 
     id: str
@@ -64,6 +71,7 @@ class Request:
     headers: Headers
     body: Body
     received_at: float
+    query: bytes = b""
 
     def header(self, name: bytes) -> bytes | None:
         """The first field called `name` (lower case), or None."""

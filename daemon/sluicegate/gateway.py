@@ -20,14 +20,18 @@ from .observe.gpus import sample_forever
 from .observe.logs import Log
 from .observe.metrics import Metrics
 from .observe.nvml import PyNvml
-from .outcome import Outcome
+from .outcome import Refusal
 from .pipeline import Pipeline
+from .relay.message import to_engine
 from .relay.pool import Pool
 from .relay.pump import Pump
 from .relay.wire import Dial, dialer
 
 #: After the drain deadline, how long requests that were cut off may take to tell their clients (seconds).
 LAST_WORDS_S = 2.0
+
+#: Longest path of a request without a route that is logged (characters).
+PATH_MAX = 200
 
 #: Opens the probe of an engine. Simulations put their own in.
 MakeProbe = Callable[[Address], AbstractAsyncContextManager[Probe]]
@@ -56,7 +60,7 @@ class Gateway:
         self.metrics = metrics
         self.log = log
         address = config.engine.base_url
-        connections = Pool(make_dial(address, config.engine.connect_timeout_s))
+        connections = Pool(make_dial(address, config.engine.connect_timeout_s), to_engine(config.engine.pass_headers))
         slots = trio.CapacityLimiter(config.admission.max_active)
         self.engines = Engines([Engine("engine", address, connections, slots, self._engine_changed)])
         self.admission = Admission(config.admission, self.engines)
@@ -64,10 +68,9 @@ class Gateway:
         self.delivery = Delivery(self._live, self.engines, pump)
         self.pipeline = Pipeline(self._live, self.admission, self.engines, self.delivery, self.ledger)
         self._scrape = Scrape(self.engines.default.address)
-        quart = make_app(self, metrics.expose, self._scrape, self._unmatched)
-        self.listening = Listening(
-            Gate(self._live, self.pipeline, self._unmatched, quart), self.pipeline, self._live, self._unmatched
-        )
+        quart = make_app(self, metrics.expose, self._scrape_engine, self._unmatched)
+        gate = Gate(self._live, self.pipeline, self._unmatched, quart)
+        self.listening = Listening(gate, self.pipeline, self._live, self._unmatched, metrics.connection_refused)
         self.stopped = trio.Event()
         self.changed: Callable[[], None] = lambda: None
         self.pump = pump
@@ -135,6 +138,7 @@ class Gateway:
             self.pump.set_deadlines(config.timeouts.idle_s, config.timeouts.client_stall_s)
         for engine in self.engines.all:
             engine.connections.dial = self._make_dial(engine.address, config.engine.connect_timeout_s)
+            engine.connections.passed = to_engine(config.engine.pass_headers)
             engine.wake_prober()  # it counts its pauses by the new interval from then on
 
     async def drain(self) -> None:
@@ -165,13 +169,22 @@ class Gateway:
             self.metrics.serves(engine.models)
             self.log.info("engine_up", detail=f"{engine.address} serves {', '.join(engine.models)}")
         else:
-            self.log.warning(f"engine_{engine.state.value}", detail=engine.why)
+            self.log.warning(f"engine_{engine.state.value}", detail=engine.detail)
         self.changed()
 
-    def _unmatched(self, request_id: str, status: int) -> None:
+    async def _scrape_engine(self, accept: str | None) -> tuple[bytes, str]:
+        try:
+            return await self._scrape(accept)
+        except Refusal as refusal:
+            self.log.info("scrape", detail=refusal.detail)
+            raise
+
+    def _unmatched(self, request_id: str, refusal: Refusal, method: str = "", target: str = "") -> None:
         record = self.ledger.open(request_id, "other")
-        record.status = status
-        self.ledger.settle(record, Outcome.INVALID)
+        record.status, record.detail, record.method = refusal.status, refusal.detail, method or None
+        if target.startswith("/"):
+            record.path = target.partition("?")[0][:PATH_MAX]  # a query may hold a key
+        self.ledger.settle(record, refusal.outcome)
 
     def _bind_metrics(self) -> None:
         admission, engines = self.admission, self.engines.all

@@ -14,7 +14,7 @@ from .config.address import describes
 from .config.faults import ConfigError
 from .config.reload import changes, told, why_not
 from .config.schema import Address, Config, TcpAddress
-from .dialects.routes import ENDPOINTS
+from .dialects.routes import PATHS
 from .gateway import LAST_WORDS_S, Gateway
 from .observe.foreign import describe, foreign_loggers
 from .observe.logs import Log, choose_format
@@ -22,6 +22,7 @@ from .observe.metrics import Metrics
 from .relay.pump import Pump
 from .service.systemd import Service, take
 from .service.watchdog import feed
+from .shortage import descriptors, raise_descriptors, warning
 
 STDERR = 2
 
@@ -42,7 +43,8 @@ def serve(config: Config, read: Read) -> int:
     OSError if it cannot listen where it shall, systemd.HandoverError if systemd hands over what is no such socket.
     """
     service = take(os.environ, os.getpid())
-    metrics = Metrics(ENDPOINTS, __version__)
+    raise_descriptors()
+    metrics = Metrics(PATHS, __version__)
     log = Log(choose_format(config.log.format, STDERR), config.log.level, STDERR, on_drop=metrics.log_line_dropped)
     _spare_the_collector()
     try:
@@ -92,6 +94,7 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 await nursery.start(gateway.run, listeners)
                 log.info("listening", detail=f"{self._where}, engine at {gateway.config.engine.base_url}")
+                self._warn_of_shortage()
                 gateway.changed = lambda: self._notifier.status(self._status())
                 self._notifier.ready(self._status())
                 if self._service.watchdog_s is not None:
@@ -151,7 +154,12 @@ class Daemon:
                 self._refused = False
                 self._metrics.config_reloaded(applied=True)
                 self._log.info("reloaded", detail=told(changed))
+                self._warn_of_shortage()
         self._notifier.ready(self._status())
+
+    def _warn_of_shortage(self) -> None:
+        if detail := warning(self._gateway.config, descriptors()):
+            self._log.warning("few_descriptors", detail=detail)
 
     def _refuse_reload(self, faults: list[str]) -> None:
         self._refused = True
@@ -177,7 +185,7 @@ class Daemon:
 
     def _status(self) -> str:
         gateway = self._gateway
-        how = ", ".join(gateway.models) if gateway.health == "ok" else gateway.why
+        how = ", ".join(gateway.models) if gateway.health == "ok" else gateway.engines.detail
         status = (
             f"Serving on {self._where}; {gateway.config.admission.max_active} slots; engine {gateway.health}: {how}"
         )

@@ -1,6 +1,7 @@
 """How a request ended: exactly one Outcome each, and the Refusal that carries one to the edge."""
 
 import enum
+from collections.abc import Sequence
 
 
 class Kind(enum.Enum):
@@ -42,6 +43,7 @@ class Outcome(enum.StrEnum):
     SHED_QUEUE_FULL = "shed_queue_full", Kind.SHED
     SHED_QUEUE_TIMEOUT = "shed_queue_timeout", Kind.SHED, True
     SHED_DRAINING = "shed_draining", Kind.SHED
+    SHED_EXHAUSTED = "shed_exhausted", Kind.FAULT
     ENGINE_UNAVAILABLE = "engine_unavailable", Kind.FAULT
     ENGINE_ERROR = "engine_error", Kind.FAULT
     ENGINE_TRUNCATED = "engine_truncated", Kind.FAULT
@@ -60,11 +62,22 @@ class Refusal(Exception):
     Any stage raises it; refusals.py turns it into one answer in the client's dialect.
     `status` is an HTTP status (400-599); `retry_after_s` is in whole seconds (>= 1) or None;
     `message` tells the client what happened and what to do, and never holds a prompt or a key;
-    `code` is the error's name for programs: the outcome's unless there is a closer one.
+    `code` is the error's name for programs: the outcome's unless there is a closer one;
+    `detail` is what the log says instead of `message`: more, for it is the operator who reads it;
+    `headers` are further fields of the answer: what its status calls for, or an engine's own word about a retry, which
+    then counts.
     """
 
     def __init__(
-        self, outcome: Outcome, status: int, message: str, *, retry_after_s: int | None = None, code: str = ""
+        self,
+        outcome: Outcome,
+        status: int,
+        message: str,
+        *,
+        retry_after_s: int | None = None,
+        code: str = "",
+        detail: str = "",
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         super().__init__(message)
         self.outcome = outcome
@@ -72,6 +85,8 @@ class Refusal(Exception):
         self.message = message
         self.retry_after_s = retry_after_s
         self.code = code or outcome.value
+        self.detail = detail or message
+        self.headers = headers
 
     def __repr__(self) -> str:
         return f"Refusal({self.outcome}, {self.status}, {self.message!r}, retry_after_s={self.retry_after_s})"

@@ -37,7 +37,7 @@ class Pipeline:
             try:
                 outcome = await self._serve(call)
             except Refusal as refusal:
-                outcome, record.detail = refusal.outcome, refusal.message
+                outcome, record.detail = refusal.outcome, refusal.detail
                 await self._refuse(call, refusal)
             except (ClientGone, ClientStalled):
                 raise
@@ -78,6 +78,9 @@ class Pipeline:
     async def _understand(self, call: Call) -> None:
         """Read what matters of the request's body, and make the one that the engine gets."""
         request, record = call.request, call.record
+        if request.endpoint.bodiless:
+            await request.body.whole()  # it may send one all the same; which model it is about, nobody knows
+            return
         models = self.engines.models
         default = self.config.current.engine.model_name or next(iter(models), "")
         if request.endpoint.opaque:

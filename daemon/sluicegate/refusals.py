@@ -26,11 +26,14 @@ def answer(dialect: Dialect, refusal: Refusal) -> ErrorAnswer:
     headers: Headers = [
         (b"content-type", b"application/json"),
         (b"x-sluicegate-outcome", refusal.outcome.value.encode("ascii")),
+        *refusal.headers,
     ]
+    told = {name for name, _ in refusal.headers}
     seconds = refusal.retry_after_s
     if seconds is not None:
-        headers.append((b"retry-after", b"%d" % seconds))
-        if seconds > RETRY_AFTER_HEEDED_S:
+        if not told & {b"retry-after", b"retry-after-ms"}:
+            headers.append((b"retry-after", b"%d" % seconds))
+        if seconds > RETRY_AFTER_HEEDED_S and b"x-should-retry" not in told:
             headers.append((b"x-should-retry", b"false"))
     body = GRAMMARS[dialect].error_body(refusal.status, refusal.message, refusal.code)
     return ErrorAnswer(refusal.status, headers, body)

@@ -84,7 +84,7 @@ def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
         if data == "[DONE]":
             return
         event = json.loads(data)
-        if "error" in event:
+        if event.get("error"):
             raise RunError(f"The answer to the first question broke off: {_message(data)}")
         yield event
     raise RunError("The answer to the first question ended without [DONE]: the engine or the gateway broke it off.")

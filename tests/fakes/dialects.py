@@ -18,12 +18,13 @@ Json = dict[str, Any]
 
 
 class Dialect(enum.StrEnum):
-    """The four protocols that generate."""
+    """The protocols that generate."""
 
     CHAT = "chat"
     COMPLETIONS = "completions"
     RESPONSES = "responses"
     MESSAGES = "messages"
+    COHERE = "cohere"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def whole(job: Job) -> Json:
 def events(job: Job, *, done: bool = True) -> Iterator[Event]:
     """The events of a streamed answer, in order. `done` False leaves out `[DONE]` where the dialect has one."""
     yield from _EVENTS[job.dialect](job)
-    if done and job.dialect in (Dialect.CHAT, Dialect.COMPLETIONS):
+    if done and job.dialect in (Dialect.CHAT, Dialect.COMPLETIONS, Dialect.COHERE):
         yield Event(DONE, len(job.texts))
 
 
@@ -94,6 +95,9 @@ def error_events(dialect: Dialect) -> list[bytes]:
         return []
     if dialect is Dialect.MESSAGES:
         return [_named("error", messages_error("internal_error", "Internal server error"))]
+    if dialect is Dialect.COHERE:
+        end = {"type": "message-end", "delta": {"error": "Internal server error", "finish_reason": "ERROR"}}
+        return [_data(end), DONE]
     return [_data(error_body("Internal server error", "InternalServerError", 500)), DONE]
 
 
@@ -329,15 +333,53 @@ def _responses_events(job: Job) -> Iterator[Event]:
     yield event("response.completed", count, response=_responses_whole(job))
 
 
+def _cohere_usage(job: Job, kind: type[int] | type[float]) -> Json:
+    """In a whole answer vLLM writes floating-point numbers."""
+    tokens = {"input_tokens": kind(job.prompt_tokens), "output_tokens": kind(len(job.texts))}
+    return {"billed_units": tokens, "tokens": tokens}
+
+
+def _cohere_finish(job: Job) -> str:
+    return "MAX_TOKENS" if job.finish == "length" else "COMPLETE"
+
+
+def _cohere_whole(job: Job) -> Json:
+    message = {"role": "assistant", "content": [{"type": "text", "text": job.text}]}
+    return {
+        "id": job.id,
+        "finish_reason": _cohere_finish(job),
+        "message": message,
+        "usage": _cohere_usage(job, float),
+    }
+
+
+def _cohere_events(job: Job) -> Iterator[Event]:
+    def event(kind: str, after: int, **body: Any) -> Event:
+        return Event(_data({"type": kind, **body}), after)
+
+    yield event("message-start", 1, id=job.id, delta={"message": {"role": "assistant", "content": []}})
+    start = {"message": {"content": {"type": "text", "text": ""}}}
+    yield event("content-start", 1, index=0, delta=start)
+    for rank, text in enumerate(job.texts, 1):
+        if text:
+            yield event("content-delta", rank, index=0, delta={"message": {"content": {"text": text}}})
+    count = len(job.texts)
+    yield event("content-end", count, index=0)
+    end = {"finish_reason": _cohere_finish(job), "usage": _cohere_usage(job, int)}
+    yield event("message-end", count, id=job.id, delta=end)
+
+
 _WHOLE = {
     Dialect.CHAT: _chat_whole,
     Dialect.COMPLETIONS: _completions_whole,
     Dialect.RESPONSES: _responses_whole,
     Dialect.MESSAGES: _messages_whole,
+    Dialect.COHERE: _cohere_whole,
 }
 _EVENTS = {
     Dialect.CHAT: _chat_events,
     Dialect.COMPLETIONS: _completions_events,
     Dialect.RESPONSES: _responses_events,
     Dialect.MESSAGES: _messages_events,
+    Dialect.COHERE: _cohere_events,
 }

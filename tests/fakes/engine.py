@@ -18,10 +18,20 @@ from contextlib import asynccontextmanager
 import trio
 
 from tests.fakes.connection import NEVER, Connection, Seen
-from tests.fakes.dialects import encode, error_body, messages_error, whole
+from tests.fakes.dialects import Dialect, Job, encode, error_body, messages_error, whole
 from tests.fakes.dialects import events as events_of
 from tests.fakes.load import Generation, Load
-from tests.fakes.routes import FREE, GENERATING, LEAKS, POOLING, Model, RefusedError, understand
+from tests.fakes.routes import (
+    FREE,
+    GENERATING,
+    LEAKS,
+    POOLING,
+    Model,
+    RefusedError,
+    no_response,
+    not_cancelled,
+    understand,
+)  # fmt: skip
 from tests.fakes.script import BEFORE_HEAD, Behaviour, Kind, Script
 from tests.fakes.tokens import Tokenizer
 from tests.fakes.transport import MemoryEnd, Transport, reset
@@ -36,7 +46,8 @@ class FakeEngine:
 
     `script` says how requests are served; `model` "" means that none is loaded; `healthy` False makes /health
     a 503; `refusing` True refuses connections (a dial raises, an accepted socket is reset); `max_num_seqs` bounds
-    `running`; `keep_alive_s` closes idle connections that were accepted after it was set.
+    `running`; `keep_alive_s` closes idle connections that were accepted after it was set; `root` is what /v1/models
+    tells of where the model came from. `responses` holds those that were asked for, by id.
     """
 
     def __init__(
@@ -48,6 +59,8 @@ class FakeEngine:
         self._connections: set[Connection] = set()
         self.model = model
         self.max_model_len = max_model_len
+        self.root = model
+        self.responses: dict[str, Job] = {}
         self.script = Script()
         self.seen: list[Seen] = []
         self.aborted = 0
@@ -218,9 +231,11 @@ class FakeEngine:
         elif path in FREE or path in POOLING:
             _only("POST", request)
             await self._compute(request, answer)
-        elif path in ("/health", "/v1/models", "/metrics"):
+        elif path in ("/health", "/v1/models", "/metrics", "/version"):
             _only("GET", request)
             await self._probe(path, answer)
+        elif path.startswith("/v1/responses/"):
+            await self._stored(request, answer, nursery)
         else:
             raise RefusedError(404, {"detail": "Not Found"})
 
@@ -229,6 +244,8 @@ class FakeEngine:
         job = understand(request, GENERATING[request.path], self._loaded(), behaviour)
         generation = Generation(self._load, job, behaviour)
         nursery.start_soon(generation.run)
+        if job.dialect is Dialect.RESPONSES:
+            self.responses[job.id] = job
         if job.stream:
             await answer.stream(job.dialect, events_of(job, done=behaviour.done), generation)
             return
@@ -246,16 +263,34 @@ class FakeEngine:
                 await answer.behaviour.hold.wait()
             await answer.whole(200, body)
 
+    async def _stored(self, request: Seen, answer: Answer, nursery: trio.Nursery) -> None:
+        """One of `responses`, or why it cannot be cancelled."""
+        _, _, _, response_id, *more = request.path.split("/")
+        _only("POST" if more == ["cancel"] else "GET", request)
+        job = self.responses.get(response_id)
+        if job is None:
+            raise no_response(response_id)
+        if more:
+            raise not_cancelled()
+        if "stream=true" not in request.target:
+            await answer.whole(200, encode(whole(job)))
+            return
+        replay = Generation(Load(None), job, Behaviour())
+        nursery.start_soon(replay.run)
+        await answer.stream(job.dialect, events_of(job), replay)
+
     async def _probe(self, path: str, answer: Answer) -> None:
         if path == "/health":
             await answer.whole(200 if self.healthy else 503, b"")
+        elif path == "/version":
+            await answer.whole(200, encode({"version": "0.32.0"}))
         elif path == "/metrics":
             await answer.whole(200, self._load.exposition(self.model), "text/plain; version=1.0.0; charset=utf-8")
         else:
             await answer.whole(200, encode(self._loaded().card()))
 
     def _loaded(self) -> Model:
-        return Model(self.model, self.max_model_len, self._tokenizer)
+        return Model(self.model, self.max_model_len, self._tokenizer, self.root)
 
 
 def _only(method: str, request: Seen) -> None:

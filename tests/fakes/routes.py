@@ -17,18 +17,19 @@ GENERATING = {
     "/v1/completions": Dialect.COMPLETIONS,
     "/v1/responses": Dialect.RESPONSES,
     "/v1/messages": Dialect.MESSAGES,
+    "/invocations": Dialect.CHAT,
+    "/cohere/v2/chat": Dialect.COHERE,
 }
 #: What vLLM serves beside: a gateway must not pass these on. They answer 200 with a tell-tale.
 LEAKS = frozenset(
     {
-        "/abort_requests", "/classify", "/collective_rpc", "/detokenizer_info", "/docs", "/generative_scoring",
-        "/inference/v1/generate", "/init_weight_transfer_engine", "/invocations", "/is_paused", "/is_sleeping",
-        "/kv_event_sources", "/load", "/openapi.json", "/pause", "/ping", "/pooling", "/redoc", "/rerank",
-        "/reset_mm_cache", "/reset_prefix_cache", "/resume", "/scale_elastic_ep", "/score", "/server_info",
-        "/shutdown_weight_transfer_engine", "/sleep", "/start_profile", "/stop_profile", "/tokenizer_info",
-        "/update_weights", "/v1/audio/translations", "/v1/chat/completions/batch", "/v1/chat/completions/render",
-        "/v1/completions/render", "/v1/load_lora_adapter", "/v1/messages/render", "/v1/responses/render",
-        "/v1/systemone", "/v1/unload_lora_adapter", "/v2/embed", "/v2/rerank", "/version", "/wake_up",
+        "/abort_requests", "/cohere/v2/chat/render", "/collective_rpc", "/detokenizer_info", "/docs",
+        "/fault_tolerance/apply", "/inference/v1/generate", "/init_weight_transfer_engine", "/is_paused",
+        "/is_sleeping", "/kv_event_sources", "/load", "/openapi.json", "/pause", "/redoc", "/reset_mm_cache",
+        "/reset_prefix_cache", "/resume", "/scale_elastic_ep", "/server_info", "/shutdown_weight_transfer_engine",
+        "/sleep", "/start_profile", "/stop_profile", "/tokenizer_info", "/update_weights",
+        "/v1/chat/completions/render", "/v1/completions/render", "/v1/load_lora_adapter", "/v1/messages/render",
+        "/v1/responses/render", "/v1/unload_lora_adapter", "/wake_up", "/weight_info",
     }
 )  # fmt: skip
 
@@ -67,10 +68,11 @@ class Model:
     name: str
     max_model_len: int
     tokenizer: Tokenizer
+    root: str
 
     def card(self) -> Json:
         """/v1/models."""
-        card = {"id": self.name, "object": "model", "created": CREATED, "owned_by": "vllm", "root": self.name}
+        card = {"id": self.name, "object": "model", "created": CREATED, "owned_by": "vllm", "root": self.root}
         card |= {"parent": None, "max_model_len": self.max_model_len, "permission": []}
         return {"object": "list", "data": [card] if self.name else []}
 
@@ -102,7 +104,7 @@ def _required(body: Json, name: str, kind: type | tuple[type, ...]) -> Any:
 
 
 def _prompt(dialect: Dialect, body: Json, tokenizer: Tokenizer) -> str:
-    if dialect is Dialect.CHAT:
+    if dialect in (Dialect.CHAT, Dialect.COHERE):
         return render(_required(body, "messages", list))
     if dialect is Dialect.MESSAGES:
         prompt = _messages_prompt(body)
@@ -220,6 +222,75 @@ def _score(request: Seen, model: Model) -> Json:
     return {**stem, "data": data, "usage": _usage(count)}
 
 
+def _embed(request: Seen, model: Model) -> Json:
+    """Cohere's."""
+    body = body_of(request)
+    texts = [text_of(each) for each in _required(body, "texts", list)]
+    model.check(body.get("model"))
+    count = sum(len(model.tokenizer.encode(text)) for text in texts)
+    meta = {"api_version": {"version": "2"}, "billed_units": {"input_tokens": count, "image_tokens": None}}
+    vectors = [[len(text) / 100, 0.25] for text in texts]
+    stem = {"id": "embd-0", "embeddings": {"float": vectors}, "texts": texts, "meta": meta}
+    return stem | {"response_type": "embeddings_by_type"}
+
+
+def _listed(kind: str, member: str, answer: Json) -> "Small":
+    """One answer to each of the texts in `member` of the body."""
+
+    def small(request: Seen, model: Model) -> Json:
+        body = body_of(request)
+        given = _required(body, member, (str, list))
+        model.check(body.get("model"))
+        texts = [given] if isinstance(given, str) else [text_of(each) for each in given]
+        data = [{"index": rank, **answer} for rank in range(len(texts))]
+        count = sum(len(model.tokenizer.encode(text)) for text in texts)
+        stem = {"id": f"{kind}-0", "object": "list", "created": CREATED, "model": model.name}
+        return {**stem, "data": data, "usage": _usage(count)}
+
+    return small
+
+
+def _batch(request: Seen, model: Model) -> Json:
+    """One choice to each conversation."""
+    body = body_of(request)
+    prompts = [render(messages) for messages in _required(body, "messages", list)]
+    model.check(body.get("model"))
+    choices = [
+        {
+            "index": rank,
+            "message": {"role": "assistant", "content": "".join(generate(prompt, 2))},
+            "finish_reason": "stop",
+        }
+        for rank, prompt in enumerate(prompts)
+    ]
+    count = sum(len(model.tokenizer.encode(prompt)) for prompt in prompts)
+    usage = {"prompt_tokens": count, "completion_tokens": 2 * len(prompts), "total_tokens": count + 2 * len(prompts)}
+    stem = {"id": "chatcmpl-0", "object": "chat.completion", "created": CREATED, "model": model.name}
+    return {**stem, "choices": choices, "usage": usage}
+
+
+def _decision(member: str) -> "Small":
+    def small(request: Seen, model: Model) -> Json:
+        body = body_of(request)
+        _required(body, member, (str, list, dict))
+        model.check(body.get("model"))
+        return {"id": "decision-0", "model": model.name, "decisions": []}
+
+    return small
+
+
+def no_response(response_id: str) -> RefusedError:
+    """The 404 for a response that is not stored."""
+    error = error_body(f"Response with id '{response_id}' not found.", "invalid_request_error", 404, "response_id")
+    return RefusedError(404, error)
+
+
+def not_cancelled() -> RefusedError:
+    """The 400 for a response that was not made in the background."""
+    error = error_body("Cannot cancel a synchronous response.", "invalid_request_error", 400, "response_id")
+    return RefusedError(400, error)
+
+
 def _transcription(request: Seen, model: Model) -> Json:
     if not (request.header("content-type") or "").startswith("multipart/form-data"):
         raise bad_request("{'type': 'missing', 'loc': 'body.file'}", "body.file")
@@ -258,8 +329,19 @@ FREE: dict[str, Small] = {
 }
 #: Answered by the engine, in a slot.
 POOLING: dict[str, Small] = {
+    "/v1/chat/completions/batch": _batch,
     "/v1/embeddings": _embeddings,
+    "/v2/embed": _embed,
+    "/rerank": _rerank,
     "/v1/rerank": _rerank,
+    "/v2/rerank": _rerank,
+    "/score": _score,
     "/v1/score": _score,
+    "/classify": _listed("classify", "input", {"label": "yes", "probs": [0.75, 0.25], "num_classes": 2}),
+    "/pooling": _listed("pool", "input", {"object": "pooling", "data": [0.5, 0.25]}),
+    "/generative_scoring": _listed("generative-scoring", "items", {"object": "score", "score": 0.5}),
+    "/v1/systemone": _decision("questions"),
+    "/v1/decisions": _decision("input"),
     "/v1/audio/transcriptions": _transcription,
+    "/v1/audio/translations": _transcription,
 }

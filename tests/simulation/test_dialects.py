@@ -84,6 +84,7 @@ async def test_the_engines_own_error_event_is_the_last_one(autojump_clock: MockC
         errors = [data for data in visitor.data() if "error" in data]
         assert len(errors) == 1, "one error, the engine's"
         assert "nternal server error" in str(errors)
+        assert visitor.log["detail"] == "The engine reported an error in its stream: Internal server error"
         assert visitor.client.finished
         running.assert_at_rest()
 
@@ -167,6 +168,9 @@ async def test_unrequested_usage_is_hidden(autojump_clock: MockClock, path: str)
         sent = msgspec.json.decode(engine.posts()[-1].body)
         assert sent == question(path, stream=True) | {"stream_options": {"include_usage": True}}
         assert not any("usage" in data for data in visitor.data())
+        body = question(path, stream=True, stream_options={"continuous_usage_stats": True})
+        continuous = await visit(running, body, path)
+        assert not any("usage" in data for data in continuous.data()), "alone it has no effect at vLLM"
         assert all(data == "[DONE]" or data["choices"] for data in visitor.data())
         *_, done, comment = visitor.events
         assert done == b"data: [DONE]"

@@ -152,13 +152,83 @@ async def test_an_answer_in_one_piece_that_breaks_off_is_a_502(autojump_clock: M
 
 @pytest.mark.parametrize("pieces", [1, 2])
 async def test_an_answer_larger_than_we_take_is_a_502(autojump_clock: MockClock, pieces: int) -> None:
+    """The limit is named, in the log too, and no SDK asks again: the engine is well, and would answer the same."""
     body = b" " * 2000
     answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body
     cut = len(answer) if pieces == 1 else len(answer) - 500
     async with open_engine() as engine, simulate(engine, answer_max_bytes=1024) as running:
         answer_with(running, answer[:cut], answer[cut:])
-        assert (await visit(running, question())).refused(Outcome.ENGINE_ERROR, 502)
+        visitor = await visit(running, question())
+        assert visitor.refused(Outcome.TOO_LARGE, 502)
+        error = visitor.json["error"]
+        assert error["code"] == "answer_too_large"
+        assert (
+            error["message"]
+            == visitor.log["detail"]
+            == "The answer is larger than 1024 bytes (limits.answer_max_bytes). Ask for less at a time."
+        )
+        assert (visitor.client.header(b"x-should-retry"), visitor.retry_after) == (b"false", None)
         running.assert_at_rest()
+
+
+BROKEN: dict[str, tuple[list[bytes | Exception], str]] = {
+    "closed": ([], "the engine closed the connection without an answer"),
+    "reset": (
+        [ConnectionResetError(104, "Connection reset by peer")],
+        "the connection to the engine broke ([Errno 104] Connection reset by peer)",
+    ),
+    "not HTTP": ([b"SSH-2.0-OpenSSH"], "the engine's answer is not HTTP"),
+    "not quite HTTP": ([b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n"], "the engine's answer is not HTTP ("),
+    "another protocol": (
+        [b"HTTP/1.1 101 Up\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"],
+        "the engine wants to change the protocol",
+    ),
+    "cut short": (
+        [b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{"],
+        "the engine closed the connection in the middle of its answer",
+    ),
+}
+
+
+@pytest.mark.parametrize(("parts", "why"), BROKEN.values(), ids=BROKEN)
+async def test_the_log_says_why_an_exchange_broke(
+    autojump_clock: MockClock, parts: list[bytes | Exception], why: str
+) -> None:
+    async with open_engine() as engine, simulate(engine) as running:
+        answer_with(running, *parts)
+        visitor = await visit(running, question())
+        assert visitor.refused(Outcome.ENGINE_ERROR, 502)
+        assert visitor.log["detail"].startswith(f"The engine broke off before it answered: {why}")
+        assert visitor.json["error"]["message"] == "The engine broke off before it answered. Retry."
+
+
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+TRUNCATED: dict[str, tuple[bytes | Exception, str]] = {
+    "closed": (b"", "the engine closed the connection in the middle of its answer"),
+    "reset": (ConnectionResetError("reset by peer"), "the connection to the engine broke (reset by peer)"),
+    "not HTTP": (b"zz\r\n", "the engine's answer is not HTTP ("),
+    "ended": (b"0\r\n\r\n", "the engine ended its stream before the end of the answer"),
+}
+
+
+@pytest.mark.parametrize(("part", "why"), TRUNCATED.values(), ids=TRUNCATED)
+async def test_the_log_says_why_a_stream_broke(autojump_clock: MockClock, part: bytes | Exception, why: str) -> None:
+    async with open_engine() as engine, simulate(engine) as running:
+        answer_with(running, STREAM, b'10\r\ndata: {"x": 1}\n\n\r\n', part)
+        visitor = await visit(running, question(stream=True))
+        assert visitor.outcome == "engine_truncated"
+        assert visitor.log["detail"].startswith(f"The engine broke off in the middle of its answer: {why}")
+        assert visitor.data()[-1]["error"]["message"] == "The engine broke off in the middle of its answer. Retry."
+
+
+async def test_a_head_larger_than_we_take_is_a_502(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine, simulate(engine) as running:
+        answer_with(running, b"HTTP/1.1 200 OK\r\nx: ", b"x" * 70_000)
+        visitor = await visit(running, question())
+        assert visitor.refused(Outcome.ENGINE_ERROR, 502)
+        said = "The head of the engine's answer is larger than 65536 bytes."
+        assert visitor.json["error"]["message"] == visitor.log["detail"] == said
+        assert visitor.client.header(b"x-should-retry") == b"false"
 
 
 async def test_an_answer_as_large_as_we_take_is_passed_on(autojump_clock: MockClock) -> None:

@@ -1,5 +1,6 @@
 """Every outcome there is, each by the plainest way to it; and that each request has exactly one."""
 
+import errno
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from sluicegate.accept.intake import too_large
 from sluicegate.config.schema import LimitConfig
 from sluicegate.exchange import ClientGone, Headers
 from sluicegate.outcome import Outcome
+from sluicegate.relay.wire import Wire
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.script import BEFORE_HEAD, Behaviour, Fault, Kind
 from tests.harness import Running, SimClient, question, simulate
@@ -74,6 +76,15 @@ for _name in ("reject mode", "queue full", "queue timeout"):
 @leads_to(Outcome.SHED_DRAINING)
 async def _shed_draining(running: Running, engine: FakeEngine) -> Visitor:
     running.gateway.stop()
+    return await visit(running, question())
+
+
+@leads_to(Outcome.SHED_EXHAUSTED)
+async def _shed_exhausted(running: Running, engine: FakeEngine) -> Visitor:
+    async def dial() -> Wire:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    running.gateway.engines.default.connections.dial = dial
     return await visit(running, question())
 
 

@@ -1,5 +1,8 @@
 """What becomes of a request in the plain cases, on virtual time."""
 
+import json
+from dataclasses import dataclass, field
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -10,7 +13,7 @@ from tests.fakes.engine import open_engine
 from tests.fakes.script import BEFORE_HEAD, Behaviour, Fault, Kind
 from tests.harness import question, simulate
 from tests.shed import SHED, ShedCase
-from tests.simulation.visiting import Visitor, arrive, visit
+from tests.simulation.visiting import Visitor, answer_with, arrive, visit
 
 
 async def test_slot_free_goes_at_once(autojump_clock: MockClock) -> None:
@@ -86,14 +89,93 @@ async def test_engine_breaks_before_its_head_502(autojump_clock: MockClock, kind
         running.assert_at_rest()
 
 
-@pytest.mark.parametrize(("status", "answered"), [(500, 502), (501, 502), (504, 502), (503, 503)])
-async def test_engine_fails_with_a_status_of_its_own(autojump_clock: MockClock, status: int, answered: int) -> None:
+@dataclass(frozen=True)
+class Failure:
+    """An engine's own 5xx, and what its client gets: status, message, and the fields that tell of a retry."""
+
+    status: int
+    body: bytes
+    answered: int
+    message: str
+    told: dict[str, str] = field(default_factory=dict)
+    fields: dict[str, str] = field(default_factory=dict)
+    log: str = ""
+
+
+def vllm(message: str, kind: str = "InternalServerError") -> bytes:
+    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": 500}}).encode()
+
+
+NEVER = {"x-should-retry": "false"}
+FAILURES = {
+    "a bug": Failure(500, vllm("list index out of range"), 502, "status 500: list index out of range."),
+    "nothing said": Failure(500, b"", 502, "status 500. Retry."),
+    "plain text": Failure(502, b"Bad Gateway\n", 502, "status 502: Bad Gateway. Retry."),
+    "a page": Failure(504, b"<html>", 502, "status 504. Retry."),
+    "overload": Failure(503, vllm("Too busy."), 503, "status 503: Too busy. Retry.", {"retry-after": "5"}),
+    "overload for 33 s": Failure(
+        503, vllm("Too busy."), 503, "status 503: Too busy. Retry.", {"retry-after": "33"}, {"Retry-After": "33"}
+    ),
+    "overload for long": Failure(
+        503, b"", 503, "status 503. Retry.", {"retry-after": "90", **NEVER}, {"Retry-After": "90"}
+    ),
+    "in milliseconds": Failure(
+        503, b"", 503, "status 503. Retry.", {"retry-after-ms": "250"}, {"Retry-After-Ms": "250"}
+    ),
+    "at a date": Failure(
+        500,
+        b"",
+        502,
+        "status 500. Retry.",
+        {"retry-after": "Tue, 14 Nov 2023 22:13:20 GMT"},
+        {"Retry-After": "Tue, 14 Nov 2023 22:13:20 GMT"},
+    ),
+    "at no time": Failure(503, b"", 503, "status 503. Retry.", {"retry-after": "5"}, {"Retry-After": "soon"}),
+    "not implemented": Failure(501, vllm("No beams."), 501, "status 501: No beams.", NEVER),
+    "not implemented, unsaid": Failure(505, b"", 505, "status 505.", NEVER),
+    "a client's mistake": Failure(500, vllm("Bad n.", "BadRequestError"), 500, "status 500: Bad n.", NEVER),
+    "not again": Failure(503, vllm("Gone."), 503, "status 503: Gone.", NEVER, {"X-Should-Retry": "False"}),
+    "again": Failure(
+        501, vllm("Soon."), 502, "status 501: Soon. Retry.", {"x-should-retry": "true"}, {"X-Should-Retry": "true"}
+    ),
+    "an address": Failure(
+        500,
+        vllm("Cannot reach 10.0.0.7:5555"),
+        502,
+        "status 500: Cannot reach (hidden).",
+        log="status 500: Cannot reach 10.0.0.7:5555.",
+    ),
+    "too much said": Failure(502, vllm("x" * 70_000), 502, "status 502. Retry."),
+    "much said": Failure(502, vllm("x" * 10_000), 502, f"status 502: {'x' * 299}…. Retry."),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+async def test_engine_fails_with_a_status_of_its_own(autojump_clock: MockClock, failure: Failure, stream: bool) -> None:
+    """Its reason reaches client and log, and its word about a retry the client. What is permanent says no retry."""
+    fields = "".join(f"{name}: {value}\r\n" for name, value in failure.fields.items())
+    head = f"HTTP/1.1 {failure.status} No\r\n{fields}content-length: {len(failure.body)}\r\n\r\n"
     async with open_engine() as engine, simulate(engine) as running:
-        engine.script.next(Behaviour(fault=Fault(Kind.STATUS, status=status)))
-        visitor = await visit(running, question(stream=True))
-        assert visitor.refused(Outcome.ENGINE_ERROR, answered)
-        assert visitor.retry_after == (b"5" if answered == 503 else None)
+        answer_with(running, head.encode() + failure.body)
+        visitor = await visit(running, question(stream=stream))
+        assert visitor.refused(Outcome.ENGINE_ERROR, failure.answered)
+        assert visitor.json["error"]["message"] == f"The engine failed with {failure.message}"
+        assert visitor.log["detail"] == f"The engine failed with {failure.log or failure.message}"
+        about_retries = ("retry-after", "retry-after-ms", "x-should-retry")
+        told = {name: value for name in about_retries if (value := visitor.client.header(name.encode()))}
+        assert {name: value.decode().lower() for name, value in told.items()} == {
+            name: value.lower() for name, value in failure.told.items()
+        }
         running.assert_at_rest()
+
+
+async def test_an_error_answer_that_breaks_off_is_its_status(autojump_clock: MockClock) -> None:
+    async with open_engine() as engine, simulate(engine) as running:
+        answer_with(running, b"HTTP/1.1 503 No\r\ncontent-length: 99\r\n\r\n{")
+        visitor = await visit(running, question())
+        assert visitor.refused(Outcome.ENGINE_ERROR, 503)
+        assert visitor.log["detail"] == "The engine failed with status 503. Retry."
 
 
 @pytest.mark.parametrize(

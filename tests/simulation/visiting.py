@@ -117,7 +117,7 @@ class NeverWholeBody:
         yield await self.whole()
 
 
-def answer_with(running: Running, *parts: bytes) -> None:
+def answer_with(running: Running, *parts: bytes | Exception) -> None:
     """From now on, each connection to the engine gets these bytes as its answer, piece by piece, and then the end."""
 
     async def dial() -> Wire:

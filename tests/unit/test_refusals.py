@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sluicegate import refusals
-from sluicegate.exchange import Dialect
+from sluicegate.exchange import Dialect, Headers
 from sluicegate.outcome import Outcome, Refusal
 
 FULL = Refusal(Outcome.SHED_QUEUE_FULL, 429, "Retry after 7 s.", retry_after_s=7)
@@ -34,6 +34,19 @@ def test_a_long_wait_is_not_retried_by_the_client(seconds: int | None, told: boo
     for dialect in Dialect:
         headers = refusals.answer(dialect, refusal).headers
         assert ((b"x-should-retry", b"false") in headers) is told
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ([(b"retry-after", b"33")], [(b"retry-after", b"33"), (b"x-should-retry", b"false")]),
+        ([(b"retry-after-ms", b"500")], [(b"retry-after-ms", b"500"), (b"x-should-retry", b"false")]),
+        ([(b"x-should-retry", b"true")], [(b"x-should-retry", b"true"), (b"retry-after", b"90")]),
+    ],
+)
+def test_an_engines_word_about_a_retry_counts(fields: Headers, expected: Headers) -> None:
+    refusal = Refusal(Outcome.ENGINE_ERROR, 503, "No.", retry_after_s=90, headers=fields)
+    assert refusals.answer(Dialect.CHAT, refusal).headers[2:] == expected
 
 
 def test_code_replaces_the_outcome_for_programs() -> None:

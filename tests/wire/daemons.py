@@ -105,16 +105,19 @@ async def run(
     *,
     terminal: bool = False,
     sock: socket.socket | None = None,
+    nofile: tuple[int, int] | None = None,
 ) -> AsyncIterator[Daemon]:
     """`sluicegate serve` before `engine`, with `text` in the file `config`, on a free port. It is killed if it is left.
 
-    `terminal`: its stderr is one. `sock`: handed over as systemd does it.
+    `terminal`: its stderr is one. `sock`: handed over as systemd does it. `nofile`: soft and hard limit of open files.
     """
     await trio.Path(config).write_text(text)
     names = {setting.env for setting in SETTINGS.values()}
     clean = {name: value for name, value in os.environ.items() if name not in names}
     env = clean | {"LISTEN": "127.0.0.1:0", "VLLM_BASE_URL": engine} | (environ or {})
     command = [sys.executable, "-m", "sluicegate", "serve", "--config", str(config)]
+    if nofile is not None:
+        command = ["/bin/sh", "-c", f'ulimit -Sn {nofile[0]}; ulimit -Hn {nofile[1]}; exec "$@"', "sh", *command]
     descriptors = () if sock is None else (sock.fileno(),)
     if sock is not None:
         command = [sys.executable, "-c", _HAND_OVER, str(sock.fileno()), *command]

@@ -90,7 +90,9 @@ async def test_engine_unreachable_503(way: str, path: str) -> None:
             before = running.gateway.admission.view().slot_time_s
             answer = await visit(way, running, path, body)
             message = await assert_refused(running, answer, Outcome.ENGINE_UNAVAILABLE, 503, path=path)
-            assert "cannot be reached" in message
+            assert message == "No engine can take requests now: the engine cannot be reached. Retry in a few seconds."
+            for line in running.log_lines("request"):
+                assert f"the engine at 127.0.0.1:{port} cannot be reached (" in line["detail"].replace("The e", "the e")
             assert running.gateway.admission.view().slot_time_s == before, "it took a slot"
             assert running.metric("api_engine_up") == 0
             assert engine.posts() == []

@@ -1,7 +1,10 @@
 """Invalid requests and unknown paths: each is answered, nothing reaches the engine, and no other client notices."""
 
 import contextlib
+import gzip
 import itertools
+import json
+import zlib
 
 import h2.config
 import h2.connection
@@ -11,7 +14,20 @@ import trio
 from sluicegate.outcome import Outcome
 from tests.engine_contract.raw import RawAnswer
 from tests.harness import CHAT, Running, question
-from tests.wire.visitors import Http2Visitor, ask, assert_refused, at_rest, chunked, come, dial, gate, raw, visit
+from tests.wire.visitors import (
+    WAYS,
+    Http2Visitor,
+    ask,
+    assert_refused,
+    at_rest,
+    chunked,
+    come,
+    dial,
+    gate,
+    log_line,
+    raw,
+    visit,
+)
 
 POST = f"POST {CHAT} HTTP/1.1\r\nhost: gate\r\n"
 
@@ -55,6 +71,41 @@ async def assert_closed(stream: trio.abc.Stream) -> None:
     """Nothing more comes but the end."""
     with contextlib.suppress(trio.BrokenResourceError):
         assert await stream.receive_some() == b""
+
+
+ASK = json.dumps(question()).encode()
+
+#: Content-Encoding and body → status and outcome. unit/accept/test_codings.py has the rest of them.
+PACKED: dict[str, tuple[str, bytes, int, Outcome | None]] = {
+    "gzip": ("gzip", gzip.compress(ASK), 200, None),
+    "deflate": ("Deflate", zlib.compress(ASK), 200, None),
+    "no gzip": ("gzip", ASK, 400, Outcome.INVALID),
+    "bomb": ("gzip", gzip.compress(bytes(40_000_000)), 413, Outcome.TOO_LARGE),
+    "not taken": ("br", ASK, 415, Outcome.INVALID),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("case", PACKED.values(), ids=PACKED.keys())
+async def test_packed_bodies(way: str, case: tuple[str, bytes, int, Outcome | None]) -> None:
+    coding, body, status, outcome = case
+    async with gate() as (engine, running):
+        answer = await visit(way, running, CHAT, body, f"content-encoding: {coding}")
+        if outcome is None:
+            assert answer.status == 200
+            assert [(seen.body, seen.header("content-encoding")) for seen in engine.posts()] == [(ASK, None)]
+        else:
+            await assert_refused_with(running, answer, outcome, status)
+            assert engine.posts() == []
+            assert (answer.header("accept-encoding") or "").startswith("gzip, deflate") == (status == 415)
+        await at_rest(running)
+
+
+async def assert_refused_with(running: Running, answer: RawAnswer, outcome: Outcome, status: int) -> None:
+    """Refused so; the error's code may be closer than the outcome."""
+    assert (answer.status, answer.complete, answer.header("x-sluicegate-outcome")) == (status, True, outcome.value)
+    line = await log_line(running, answer.header("x-request-id"))
+    assert (line["outcome"], line["status"], line["endpoint"]) == (outcome.value, status, CHAT)
 
 
 @pytest.mark.parametrize("head", HEADS_THAT_ARE_NONE.values(), ids=HEADS_THAT_ARE_NONE.keys())

@@ -100,6 +100,15 @@ CASES = {
     "URL of another kind": case("3.2.2", 400, line=f"POST ftp://gate{CHAT} HTTP/1.1"),
     "URL of another host": case("3.2.2: Host is ignored", 200, line=f"POST http://other{CHAT} HTTP/1.1"),
     "query": case("3.2.1: valid", 200, line=f"POST {CHAT}?api-version=1 HTTP/1.1"),
+    "percent-encoded": case("RFC 3986, 6.2.2.2: the same", 200, line="POST /v1/%63hat%2Fcompletion%73?a=%20 HTTP/1.1"),
+    "dot segments": case("RFC 3986, 5.2.4: removed", 200, line="POST /v1/./x/../chat/completions HTTP/1.1"),
+    "encoded dot segments": case(
+        "RFC 3986, 6.2.2: as above", 200, line="POST /v1/%2e/x/.%2E/chat/completions HTTP/1.1"
+    ),
+    "dot segments in a URL": case("as above", 200, line="POST http://gate/v1/./chat/completions HTTP/1.1"),
+    "dot segments up to the root": case(
+        "would get past a proxy's rule for /x", 404, line=f"POST /x/..{CHAT} HTTP/1.1", kept=True
+    ),
     "no slash": case("3.2.1", 400, line=f"POST {CHAT[1:]} HTTP/1.1"),
     "asterisk": case("3.2.4: for OPTIONS only", 400, line="POST * HTTP/1.1"),
     "authority": case("3.2.3: for CONNECT only", 400, line="POST gate:80 HTTP/1.1"),

@@ -146,7 +146,7 @@ async def test_on_a_terminal_the_log_is_for_people(config: Path) -> None:
 
 
 async def test_no_prompt_and_no_key_is_ever_logged(config: Path) -> None:
-    """Whatever becomes of a request that holds them, at the most talkative level."""
+    """Whatever becomes of a request that holds them, at the most talkative level. Paths are logged, queries are not."""
     fields = ("authorization: Bearer sk-sesame", "x-api-key: sk-sesame", "cookie: sesame", "user-agent: sesame")
     secret = question(messages=[{"role": "user", "content": "sesame"}], user="sesame")
     async with started(config, environ={"LOG_LEVEL": "debug"}) as (engine, daemon):
@@ -157,10 +157,10 @@ async def test_no_prompt_and_no_key_is_ever_logged(config: Path) -> None:
             post(CHAT, secret | {"stream": "sesame", "stream_options": 3}, *fields),
             post(CHAT, b'{"sesame": "sesame', *fields),
             post("/tokenize", {"prompt": "sesame"}, *fields),
-            post("/sesame?sesame=sesame", secret, *fields),
+            post("/nowhere?sesame=sesame", secret, *fields),
             post(CHAT + "?key=sesame", secret, *fields),
-            b"POST /sesame sesame\r\nsesame: sesame\r\n\r\n",
-            b"GET /sesame HTTP/1.1\r\nhost: sesame\r\nsesame sesame: sesame\r\n\r\n",
+            b"POST /nowhere?sesame sesame\r\nsesame: sesame\r\n\r\n",
+            b"GET /nowhere HTTP/1.1\r\nhost: sesame\r\nsesame sesame: sesame\r\n\r\n",
         ]
         for request in requests:
             await daemon.ask(request)

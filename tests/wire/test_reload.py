@@ -62,6 +62,21 @@ async def test_new_bound_on_connections() -> None:
         assert (await ask(running, post(CHAT, question()))).status == 200
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_which_headers_pass(way: str) -> None:
+    """What vLLM reads, unless told; for the next request what a reload says."""
+    fields = ["X-Data-Parallel-Rank: 3", "X-Session-ID: s", "X-Vllm-Priority: -1", "X-Other: o"]
+    fields.append("Endpoint-Load-Metrics-Format: json")
+    names = [field.partition(":")[0].lower() for field in fields]
+    async with gate() as (engine, running), await come(way, running) as visitor:
+        for pass_headers in (running.gateway.config.engine.pass_headers, (), ("x-other",)):
+            reconfigure(running, pass_headers=pass_headers)
+            await visitor.send(CHAT, question(), *(field.lower() if way == "http2" else field for field in fields))
+            assert (await visitor.answer()).status == 200
+            arrived = [name.lower() for name, _ in engine.posts()[-1].headers if name.lower() in names]
+            assert sorted(arrived) == sorted(pass_headers)
+
+
 async def test_active_request_keeps_its_deadline() -> None:
     """An active request keeps its deadline, and a new request gets the new one."""
     async with gate(max_active=2) as (engine, running), await raw(running) as early:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import trio
@@ -13,15 +14,15 @@ import trio.testing
 
 from sluicegate.accept.sockets import bind
 from sluicegate.config.schema import UnixAddress
-from sluicegate.dialects.routes import ENDPOINTS
+from sluicegate.dialects.routes import ENDPOINTS, PATHS
 from sluicegate.engines.engine import EngineState
 from sluicegate.outcome import Outcome
 from tests.engine_contract.raw import RawAnswer, get, post
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.fakes.routes import LEAKS
-from tests.fakes.script import Behaviour
+from tests.fakes.script import BEFORE_HEAD, Behaviour, Fault, Kind
 from tests.harness import CHAT, Running, configuration, open_gateway, question
-from tests.wire.visitors import WAYS, ask, assert_refused, at_rest, come, gate, raw, visit
+from tests.wire.visitors import WAYS, ask, assert_refused, at_rest, come, gate, log_line, raw, visit
 
 State = Callable[[FakeEngine, Running], Awaitable[None]]
 
@@ -97,6 +98,12 @@ async def test_routes_report_the_engines_state(state: State, status: str, why: s
             told = models.json()
             assert told["error"]["code"] == models.header("x-sluicegate-outcome") == "engine_unavailable"
             assert why in told["error"]["message"]
+            assert models.header("retry-after") == "5"
+            where = str(running.gateway.engines.default.address)
+            for answer in (health, ready, models):
+                assert where.encode() not in answer.body, "the address is the log's"
+            logged = [line for line in running.log_lines() if line["event"].startswith("engine_")]
+            assert status == "starting" or where in logged[-1]["detail"] or "no model" in why
         assert f"api_engine_up {float(up)}" in metrics.body.decode()
         for answer in (health, ready, models, metrics):
             assert len(answer.header("x-request-id") or "") == 32
@@ -145,6 +152,46 @@ async def test_idle_connection_is_told_of_the_drain(way: str) -> None:
         running.assert_at_rest()
 
 
+LENGTH = "content-length: 2\r\n\r\n{}"
+
+#: A request without a route → the status, the method and the path that are logged of it; None: not at all.
+WITHOUT_A_ROUTE: dict[str, tuple[bytes, int, str | None, str | None]] = {
+    "unknown": (get("/nowhere?key=secret"), 404, "GET", "/nowhere"),
+    "unknown POST": (post("/v1/embed", {}), 404, "POST", "/v1/embed"),
+    "another method": (get(CHAT + "?key=secret"), 405, "GET", CHAT),
+    "another method on our own": (post("/health", {}), 405, "POST", "/health"),
+    "DELETE": (get("/v1/models", "DELETE"), 405, "DELETE", "/v1/models"),
+    "URL": (get("http://user.example/nowhere?key=secret"), 404, "GET", "/nowhere"),
+    "URL with two slashes": (get("http://gate//v1/models"), 404, "GET", "//v1/models"),
+    "long": (get("/" + "x" * 5000), 404, "GET", "/" + "x" * 199),
+    "control characters": (get("/a%0a%1b[31m%e2%80%ae"), 404, "GET", "/a\\n\\x1b[31m\\u202e"),
+    "not UTF-8": (get("/a%ff"), 404, "GET", "/a\N{REPLACEMENT CHARACTER}"),
+    "no Host": (f"POST {CHAT}?key=secret HTTP/1.1\r\n{LENGTH}".encode(), 400, "POST", CHAT),
+    "two lengths": (f"PUT /x HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n{LENGTH}".encode(), 400, "PUT", "/x"),
+    "unknown method": (get("/nowhere", "GRAB"), 400, None, "/nowhere"),
+    "user in a URL": (get("http://me:secret@gate/nowhere"), 400, "GET", "/nowhere"),
+    "no path": (get("secret"), 400, "GET", None),
+    "no HTTP": (b"\x16\x03\x01\x02\x00\x01 \x00secret\r\n\r\n", 400, None, None),
+    "head too large": (get("/nowhere?" + "secret" * 10_000), 431, "GET", "/nowhere"),
+    "hot head too large": (post(CHAT + "?" + "secret" * 10_000, {}), 431, "POST", CHAT),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_A_ROUTE.values(), ids=WITHOUT_A_ROUTE.keys())
+async def test_what_has_no_route_is_logged(case: tuple[bytes, int, str | None, str | None]) -> None:
+    """So that an operator sees which route a client wants: the status that it got, and its method and path."""
+    request, status, method, path = case
+    async with gate() as (_, running):
+        answer = await ask(running, request)
+        line = await log_line(running, answer.header("x-request-id"))
+        assert (answer.status, line["status"], line.get("method"), line.get("path")) == (status, status, method, path)
+        assert (line["outcome"], line["endpoint"]) == ("invalid", "other")
+        told: Any = answer.json()
+        assert line["detail"] == told["error"]["message"]
+        assert "secret" not in str(line)
+        assert running.metric("api_requests_total", endpoint="other", status=str(status)) == 1
+
+
 async def test_connection_made_before_the_end() -> None:
     """What a restart would otherwise cost: one client that connected in time and was cut off before it asked."""
     async with gate() as (_, running), await raw(running) as silent, await come("fast", running) as late:
@@ -178,7 +225,10 @@ async def test_the_engines_metrics_are_passed_on() -> None:
         refused: Any = await ask(running, get("/engine/metrics"))
         assert (refused.status, refused.header("x-sluicegate-outcome")) == (503, "engine_unavailable")
         assert refused.json()["error"]["code"] == "engine_unavailable"
-        assert "cannot be reached" in refused.json()["error"]["message"]
+        assert refused.json()["error"]["message"] == "The engine cannot be reached."
+        assert refused.header("retry-after") == "5"
+        (line,) = running.log_lines("scrape")
+        assert f"The engine at {running.gateway.engines.default.address} cannot be reached (" in line["detail"]
         assert (await ask(running, get("/engine/metrics", "POST"))).status == 405
         assert running.outcomes() == {"invalid": 1}, "looking is not a request"
 
@@ -347,23 +397,265 @@ async def test_no_other_route_of_the_engine_can_be_reached(method: str) -> None:
                     await client.stream.aclose()
                     client = await raw(running)
         await client.stream.aclose()
-        assert {seen.path for seen in engine.seen} <= {"/health", "/v1/models", *ENDPOINTS}
+        assert {seen.path for seen in engine.seen} <= {"/health", "/v1/models", *ENDPOINTS}, "no lookup was meant"
         await at_rest(running)
         routes = {line["endpoint"] for line in running.log_lines("request")}
-        assert routes <= {"other", *ENDPOINTS}, "labels are bounded, whatever clients send"
+        assert routes <= {"other", *PATHS}, "labels are bounded, whatever clients send"
 
 
-@pytest.mark.parametrize("path", [*ENDPOINTS, "/health", "/ready", "/metrics", "/v1/models"])
-async def test_a_known_path_with_another_method_is_a_405(path: str) -> None:
-    allowed = "POST" if path in ENDPOINTS else "GET"
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        *((path, "POST") for path in (*ENDPOINTS, "/v1/responses/resp_1/cancel")),
+        *((path, "GET") for path in ("/health", "/ready", "/metrics", "/v1/models", "/v1/models/a/b", "/version")),
+        ("/v1/responses/resp_1", "GET"),
+        ("/ping", "GET, POST"),
+    ],
+)
+async def test_a_known_path_with_another_method_is_a_405(path: str, allowed: str) -> None:
     async with gate() as (engine, running):
-        for method in {"GET", "POST", "PUT", "DELETE", "PATCH"} - {allowed}:
+        others = {"GET", "POST", "PUT", "DELETE", "PATCH"} - set(allowed.split(", "))
+        for method in others:
             answer = await ask(running, f"{method} {path} HTTP/1.1\r\nhost: gate\r\ncontent-length: 0\r\n\r\n".encode())
             assert (answer.status, answer.header("allow")) == (405, allowed), method
             told: Any = answer.json()
             assert ("type" in told) == path.startswith("/v1/messages"), "Anthropic's clients get Anthropic's error"
         assert engine.posts() == []
-        assert running.outcomes() == {"invalid": 4}
+        assert running.outcomes() == {"invalid": len(others)}
+
+
+#: A request to each route that takes a slot and does not generate, and a part of its answer.
+COMPUTING: dict[str, tuple[Any, bytes]] = {
+    "/v1/chat/completions/batch": ({"messages": [[{"role": "user", "content": "Hm?"}]] * 2}, b'"index":1'),
+    "/v1/embeddings": ({"input": ["x", "y"]}, b'"embedding"'),
+    "/v2/embed": ({"texts": ["x y"], "input_type": "query"}, b'"embeddings_by_type"'),
+    **dict.fromkeys(
+        ("/rerank", "/v1/rerank", "/v2/rerank"), ({"query": "x", "documents": ["x"]}, b'"relevance_score"')
+    ),
+    **dict.fromkeys(("/score", "/v1/score"), ({"text_1": "x", "text_2": "x"}, b'"score"')),
+    "/classify": ({"input": "x"}, b'"probs"'),
+    "/pooling": ({"input": "x"}, b'"object":"pooling"'),
+    "/generative_scoring": ({"query": "x", "items": ["y"], "label_token_ids": [1]}, b'"score"'),
+    "/v1/systemone": ({"state": "x", "questions": ["y"]}, b'"decisions"'),
+    "/v1/decisions": ({"input": "x"}, b'"decisions"'),
+}
+UPLOADS = ["/v1/audio/transcriptions", "/v1/audio/translations"]
+#: Without usage in their answers.
+UNCOUNTED = {"/v1/systemone", "/v1/decisions"}
+GENERATING = {path: question(path) for path in ("/v1/completions", "/v1/responses", "/v1/messages", CHAT)} | {
+    "/invocations": question(CHAT),
+    "/cohere/v2/chat": question(CHAT),
+}
+
+
+def test_each_route_that_takes_a_slot_is_tried() -> None:
+    """By the tests below, on every way in."""
+    with_slot = {path for path, endpoint in ENDPOINTS.items() if endpoint.needs_slot}
+    assert {*COMPUTING, *UPLOADS, *GENERATING} == with_slot
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("path", COMPUTING)
+async def test_a_route_that_computes(path: str, way: str) -> None:
+    """Its body and its answer pass unchanged, its tokens count, and it holds a slot while it runs."""
+    body, part = COMPUTING[path]
+    async with gate(max_active=1, queue_max=0) as (engine, running), await come(way, running) as visitor:
+        hold = trio.Event()
+        engine.script.next(Behaviour(hold=hold))
+        await visitor.send(path, {"model": "fake-model"} | body)
+        await engine.until(lambda: engine.running == 1)
+        assert (await visit(way, running)).status == 429
+        hold.set()
+        answer = await visitor.answer()
+        assert (answer.status, answer.complete) == (200, True), answer
+        assert part in answer.body
+        seen = engine.posts()[0]
+        assert (seen.target, seen.json()) == (path, {"model": "fake-model"} | body)
+        await at_rest(running)
+        assert (running.metric("api_tokens_total", kind="prompt") > 0) is (path not in UNCOUNTED)
+        assert running.metric("api_requests_total", endpoint=path, status="200") == 1
+
+
+@pytest.mark.parametrize("path", UPLOADS)
+async def test_an_upload(path: str) -> None:
+    kind, body = _multipart(1000)
+    async with gate() as (engine, running):
+        answer = await ask(running, post(path, body, f"content-type: {kind}"))
+        assert (answer.status, engine.posts()[0].target) == (200, path)
+        await at_rest(running)
+        assert running.metric("api_requests_total", endpoint=path, status="200") == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/invocations", "/cohere/v2/chat"])
+async def test_a_generating_route_without_a_dialect_of_openai(path: str, stream: bool, way: str) -> None:
+    """Tokens are counted exactly; a stream ends as the engine ends it, with nothing that was not asked for."""
+    async with gate() as (engine, running):
+        answer = await visit(way, running, path, GENERATING[path] | {"stream": stream})
+        assert (answer.status, answer.complete) == (200, True), answer
+        await at_rest(running)
+        assert running.metric("api_tokens_total", kind="prompt") == engine.prompt_tokens > 0
+        assert running.metric("api_tokens_total", kind="completion") == engine.generation_tokens > 0
+        if stream:
+            assert answer.data()[-1] == b"[DONE]"
+            assert answer.body.count(b"[DONE]") == 1
+            if path == "/invocations":
+                assert b'"usage"' not in answer.body
+            else:
+                assert b'"message-end"' in answer.data()[-2]
+
+
+@pytest.mark.parametrize("fault", [Fault(Kind.CLOSE, 4), Fault(Kind.ERROR_EVENT, 4)], ids=lambda fault: str(fault.kind))
+async def test_a_broken_stream_of_coheres(fault: Fault) -> None:
+    """It ends with Cohere's own event for an error, ours or the engine's, and without [DONE]."""
+    async with gate() as (engine, running):
+        engine.script.next(Behaviour(fault=fault, token_interval_s=0.001))
+        answer = await visit("fast", running, "/cohere/v2/chat", question(CHAT) | {"stream": True})
+        *healthy, last = answer.data()
+        assert not any(b"message-end" in data for data in healthy)
+        assert b'"type":"message-end"' in last
+        assert b'"finish_reason":"ERROR"' in last
+        await at_rest(running)
+        assert running.outcomes() == {"engine_truncated" if fault.kind is Kind.CLOSE else "engine_error": 1}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_refusal_in_coheres_shape(way: str) -> None:
+    """Cohere's clients read `message`."""
+    async with gate(model="") as (_, running):
+        for path in ("/cohere/v2/chat", "/v2/embed"):
+            refused: Any = (await visit(way, running, path, {"model": "m"})).json()
+            assert refused["message"] == refused["error"]["message"] != ""
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_lookups_take_no_slot(way: str) -> None:
+    """Version and stored responses are told by the engine; their tokens do not count once more."""
+    async with gate(max_active=1, queue_max=0) as (engine, running), await raw(running) as holder:
+        made: Any = (await visit(way, running, "/v1/responses")).json()
+        await running.settled()
+        counted = running.metric("api_tokens_total", kind="completion")
+        hold = trio.Event()
+        engine.script.next(Behaviour(hold=hold))
+        await holder.stream.send_all(post(CHAT, question()))
+        await engine.until(lambda: engine.running == 1)
+        path = f"/v1/responses/{made['id']}"
+        looks = [
+            ("GET", path, 200, path),
+            ("GET", path + "?stream=true&starting_after=1", 200, path + "?stream=true&starting_after=1"),
+            ("GET", "/v1/responses/resp_none", 404, "/v1/responses/resp_none"),
+            ("POST", path + "/cancel", 400, path + "/cancel"),
+            ("GET", "/version", 200, "/version"),
+        ]
+        answers = []
+        for method, target, status, _ in looks:
+            async with await come(way, running) as visitor:
+                answers.append(await visitor.look(target, method))
+            assert (answers[-1].status, answers[-1].complete) == (status, True), (target, answers[-1])
+            assert len(answers[-1].header("x-request-id") or "") == 32
+        whole, stream, missing, cancelled, version = answers
+        assert whole.json() == made
+        assert b"response.completed" in stream.events()[-1] or b": sluicegate" in stream.events()[-1]
+        told: Any = missing.json()
+        assert told["error"]["message"] == "Response with id 'resp_none' not found."
+        told = cancelled.json()
+        assert told["error"]["message"] == "Cannot cancel a synchronous response."
+        assert version.json() == {"version": "0.32.0"}
+        reached = [(seen.method, seen.target) for seen in engine.seen if seen.path not in ("/health", "/v1/models")]
+        assert reached[2:] == [(method, target) for method, _, _, target in looks]
+        assert all(seen.body == b"" for seen in engine.seen if (seen.method, seen.target) in reached[2:])
+        hold.set()
+        assert (await holder.answer()).status == 200
+        await at_rest(running)
+        assert running.metric("api_tokens_total", kind="completion") == engine.generation_tokens > counted
+        assert running.metric("api_requests_total", endpoint="/v1/responses/{response_id}", status="200") == 2
+        assert running.metric("api_requests_total", endpoint="/v1/responses/{response_id}/cancel", status="400") == 1
+
+
+async def test_a_lookup_is_bounded_like_any_request() -> None:
+    """By the deadlines, and by the size of the body that nobody reads."""
+    async with gate(request_s=1, body_max_bytes=100) as (engine, running):
+        engine.script.probes = Behaviour(fault=Fault(Kind.STALL, BEFORE_HEAD))
+        assert (await ask(running, get("/version"))).status in (503, 504)
+        engine.script.probes = Behaviour()
+        assert (await ask(running, post("/v1/responses/resp_1/cancel", b"x" * 101))).status == 413
+        await at_rest(running)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["fake-model", "org/name", "/srv/models/a b", "a%2Fb", "größe", "m?x#y"])
+async def test_one_model(way: str, name: str) -> None:
+    """By its id, with slashes as they are or escaped. vLLM has no such route: the engine is not asked."""
+    async with gate(model=name) as (engine, running):
+        listed: Any = (await ask(running, get("/v1/models"))).json()
+        for spelling in (quote(name), quote(name, safe="")):
+            async with await come(way, running) as visitor:
+                answer = await visitor.look(f"/v1/models/{spelling}")
+            assert (answer.status, answer.header("content-type")) == (200, "application/json"), spelling
+            assert [answer.json()] == listed["data"]
+        async with await come(way, running) as visitor:
+            missing = await visitor.look("/v1/models/another")
+        told: Any = missing.json()
+        assert (missing.status, told["error"]["code"]) == (404, "not_found")
+        assert {seen.path for seen in engine.seen} <= {"/health", "/v1/models"}
+        assert running.outcomes() == {}, "looking is not a request"
+
+
+async def test_models_tell_no_path_of_the_host() -> None:
+    async with gate() as (engine, running):
+        engine.root = "/srv/models/secret"
+        while b"secret" not in running.gateway.models_body:
+            await trio.testing.wait_all_tasks_blocked()
+        for path in ("/v1/models", "/v1/models/fake-model", "/health"):
+            answer = await ask(running, get(path))
+            assert answer.status == 200
+            assert b"secret" not in answer.body
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
+async def test_sagemakers_ping_is_health(method: str) -> None:
+    async with gate() as (engine, running):
+        request = f"{method} /ping HTTP/1.1\r\nhost: gate\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode()
+        async with await raw(running) as client:
+            await client.stream.send_all(request)
+            assert (await client.stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+        engine.healthy = False
+        await running.engine_state(EngineState.DEGRADED)
+        async with await raw(running) as client:
+            await client.stream.send_all(request)
+            assert (await client.stream.receive_some()).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("method", "path", "route"),
+    [
+        ("POST", "/v1/v1/chat/completions", CHAT),
+        ("POST", "/v1/chat/completions/", CHAT),
+        ("POST", "/chat/completions", CHAT),
+        ("POST", "//v1/chat/completions", CHAT),
+        ("POST", "/v1/messages/", "/v1/messages"),
+        ("GET", "/v1/models/", "/v1/models"),
+        ("GET", "/v1/v1/models", "/v1/models"),
+        ("GET", "/v1//models", "/v1/models"),
+        ("GET", "//v1/models", "/v1/models"),
+        ("GET", "//health", "/health"),
+        ("GET", "/.//v1/models/fake-model", "/v1/models/fake-model"),
+        ("GET", "//v1/responses/resp_1", "/v1/responses/resp_1"),
+        ("GET", "/%2Fv1/models", "/v1/models"),
+        ("GET", "/health/", "/health"),
+    ],
+)
+async def test_a_path_that_is_almost_right(way: str, method: str, path: str, route: str) -> None:
+    """A 404 that names the route that was meant; no redirect, and nothing reaches the engine."""
+    async with gate() as (engine, running), await come(way, running) as visitor:
+        answer = await visitor.look(path, method)
+        told: Any = answer.json()
+        assert (answer.status, answer.header("location")) == (404, None)
+        assert f"Did you mean {route}?" in told["error"]["message"]
+        assert engine.posts() == []
+        assert running.outcomes() == {"invalid": 1}
 
 
 async def _over_unix(running: Running) -> RawAnswer:

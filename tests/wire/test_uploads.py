@@ -1,5 +1,7 @@
 """Multipart bodies, which are passed on as they come: nothing of them is read while their client waits for a slot."""
 
+import gzip
+
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -7,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.fakes.engine import FakeEngine
 from tests.fakes.script import Behaviour
 from tests.harness import CHAT, Running, question
-from tests.wire.visitors import Visitor, at_rest, come, gate
+from tests.wire.visitors import Visitor, ask, at_rest, come, gate
 
 PATH = "/v1/audio/transcriptions"
 BODY = b"--x\r\ncontent-disposition: form-data; name=file; filename=a\r\n\r\n\x00\xff\r\n--x--\r\n"
@@ -47,6 +49,21 @@ async def test_an_upload_waits_for_its_slot_and_arrives_whole(framing: str) -> N
             assert (answer.status, answer.json()) == (200, {"text": f"{len(BODY)} bytes", "usage": USAGE})
             assert engine.posts()[-1].body == BODY
             await holder.answer()
+        await at_rest(running)
+
+
+@every_framing
+async def test_a_packed_upload_arrives_unpacked(framing: str) -> None:
+    packed = gzip.compress(BODY)
+    head = HEAD + b"content-encoding: gzip\r\n"
+    requests = {
+        "length": head + b"content-length: %d\r\n\r\n%s" % (len(packed), packed),
+        "chunked": head + b"transfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(packed), packed),
+    }
+    async with gate() as (engine, running):
+        assert (await ask(running, requests[framing])).status == 200
+        assert engine.posts()[-1].body == BODY
+        assert engine.posts()[-1].header("content-encoding") is None
         await at_rest(running)
 
 

@@ -17,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from sluicegate.engines.engine import EngineState
 from sluicegate.outcome import Outcome
-from tests.engine_contract.raw import RawAnswer, RawClient, leave, post
+from tests.engine_contract.raw import RawAnswer, RawClient, get, leave, post
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.harness import CHAT, PATIENCE_S, Running, configuration, open_gateway, question
 
@@ -97,6 +97,10 @@ class Visitor(ABC):
         await self.send(path, body, *fields)
         return await self.answer()
 
+    @abstractmethod
+    async def look(self, path: str, method: str = "GET") -> RawAnswer:
+        """A request without a body, answered."""
+
     async def leave(self, how: str) -> None:
         """Go away: "close", "reset", "half_close"; on HTTP/2 "cancel", too."""
         await leave(self.stream, how)
@@ -115,6 +119,10 @@ class FastVisitor(Visitor):
     async def answer(self) -> RawAnswer:
         return await self._raw.answer()
 
+    async def look(self, path: str, method: str = "GET") -> RawAnswer:
+        await self.stream.send_all(get(path, method))
+        return await self.answer()
+
     async def until_events(self, count: int) -> RawAnswer:
         return await self._raw.until_events(count)
 
@@ -124,6 +132,12 @@ class ChunkedVisitor(FastVisitor):
 
     async def send(self, path: str, body: object, *fields: str) -> None:
         await self.stream.send_all(chunked(path, body, *fields))
+
+    async def look(self, path: str, method: str = "GET") -> RawAnswer:
+        """Without a body, but in chunks."""
+        head = f"{method} {path} HTTP/1.1\r\nhost: gate\r\ntransfer-encoding: chunked\r\n\r\n"
+        await self.stream.send_all(head.encode() + b"0\r\n\r\n")
+        return await self.answer()
 
 
 class Http2Visitor(Visitor):
@@ -148,13 +162,17 @@ class Http2Visitor(Visitor):
         """The stream of the last request."""
         return self._id
 
-    async def begin(self, path: str, *fields: str) -> None:
-        """Send the head of a request."""
+    async def look(self, path: str, method: str = "GET") -> RawAnswer:
+        await self.begin(path, method=method, end=True)
+        return await self.answer()
+
+    async def begin(self, path: str, *fields: str, method: str = "POST", end: bool = False) -> None:
+        """Send the head of a request, which is all of it if this is the `end`."""
         self._id = self.h2.get_next_available_stream_id()
         self._body, self._complete = b"", False
-        head = {":method": "POST", ":path": path, ":scheme": "http", ":authority": "gate"}
+        head = {":method": method, ":path": path, ":scheme": "http", ":authority": "gate"}
         more = [(name.strip(), value.strip()) for name, _, value in (field.partition(":") for field in fields)]
-        self.h2.send_headers(self._id, [*head.items(), ("content-type", "application/json"), *more])
+        self.h2.send_headers(self._id, [*head.items(), ("content-type", "application/json"), *more], end_stream=end)
         await self.flush()
 
     async def more(self, data: bytes, *, end: bool = False) -> None:

@@ -3,6 +3,7 @@
 Inference routes go from here straight to the pipeline; everything else goes on to Quart.
 """
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import cast
 
@@ -15,14 +16,25 @@ from hypercorn.typing import (
     HTTPResponseBodyEvent,
     HTTPResponseStartEvent,
     Scope,
+    WebsocketResponseBodyEvent,
+    WebsocketResponseStartEvent,
+    WebsocketScope,
 )
 
+from .. import refusals
 from ..config.live import Live
 from ..config.schema import Config
-from ..dialects.routes import ENDPOINTS
+from ..dialects.routes import find
 from ..exchange import ClientGone, ClientStalled, Headers, Splice
+from ..outcome import Outcome, Refusal
+from .codings import decoded
 from .handler import Handler, Peer, Unmatched, present_peer
-from .intake import LINGER_S, PIECE, declared_length, make_request, request_id, too_large, too_slow
+from .http1.grammar import without_dots
+from .intake import PIECE, declared_length, dialect_of, make_request, request_id, too_large, too_slow
+from .sockets import LINGER_S
+
+#: Bytes that a request line cannot hold.
+_UNSAFE = re.compile(rb"[^\x21-\x7e]")
 
 
 class Gate:
@@ -38,14 +50,15 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "websocket":
-            self._unmatched(request_id(cast(Headers, list(scope["headers"]))), 403)
-            await send({"type": "websocket.close", "code": 1000, "reason": None})  # before "accept": a plain 403
+            await self._refuse_websocket(scope, send)
             return
         assert scope["type"] == "http"
         if (scope["method"], scope["path"]) == ("OPTIONS", "*"):
             await _options(cast(Headers, list(scope["headers"])), send)
             return
-        endpoint = ENDPOINTS.get(scope["path"]) if scope["method"] == "POST" else None
+        if "/." in scope["path"]:
+            scope["path"] = without_dots(scope["path"])
+        endpoint = find(scope["method"], scope["path"])
         manners = _Manners(receive, send)
         receive, send = manners.receive, manners.send
         try:
@@ -57,13 +70,35 @@ class Gate:
                 config = self._live.current
                 peer = present_peer.get()
                 body = AsgiBody(receive, headers, config, nursery, peer)
-                request = make_request(endpoint, headers, body)
+                plain, headers = decoded(body, headers, config.limits)
+                request = make_request(endpoint, headers, plain, _query(scope["query_string"]))
                 client = AsgiClient(request.id, send, body, peer, config.timeouts.client_stall_s)
                 with peer.watched(body.disconnected):
                     await self._pipeline.handle(request, client)
                 nursery.cancel_scope.cancel()
         except* (ClientGone, ClientStalled):
             pass  # the client disconnected; the connection is closed already
+
+    async def _refuse_websocket(self, scope: WebsocketScope, send: ASGISendCallable) -> None:
+        """426, at which a client that can do without goes on over HTTP. It tries again at a 403."""
+        named = request_id(cast(Headers, list(scope["headers"])))
+        message = "There is no WebSocket here. Send the request over HTTP, without Upgrade."
+        refusal = Refusal(Outcome.INVALID, 426, message, code="upgrade_required")
+        self._unmatched(named, refusal, "GET", scope["path"])
+        made = refusals.answer(dialect_of(scope["path"]), refusal)
+        length = (b"content-length", b"%d" % len(made.body))
+        headers = [*made.headers, (b"x-request-id", named.encode("ascii")), length]
+        if scope["http_version"] == "1.1":  # RFC 9110, 15.5.22: a 426 names what would do. HTTP/2 has no such fields.
+            headers += [(b"upgrade", b"HTTP/1.1"), (b"connection", b"upgrade, close")]
+        await send(
+            WebsocketResponseStartEvent(type="websocket.http.response.start", status=made.status, headers=headers)
+        )
+        await send(WebsocketResponseBodyEvent(type="websocket.http.response.body", body=made.body, more_body=False))
+
+
+def _query(text: bytes) -> bytes:
+    """A query for the engine's request line. HTTP/2 lets bytes through that may not stand there."""
+    return b"?" + _UNSAFE.sub(lambda odd: b"%%%02X" % odd[0][0], text) if text else b""
 
 
 async def _options(headers: Headers, send: ASGISendCallable) -> None:

@@ -47,5 +47,11 @@ class Peer:
 #: The client that the present task works for.
 present_peer: ContextVar[Peer] = ContextVar("present_peer")
 
-#: Told of each request that matched no route or was no request: its id and the status that it got.
-Unmatched = Callable[[str, int], None]
+
+class Unmatched(Protocol):
+    """Told of each request that matched no route or was no request, and of connections that cannot be served.
+
+    `refusal`: what it got. `method` and `target`: as far as they are known.
+    """
+
+    def __call__(self, request_id: str, refusal: Refusal, method: str = "", target: str = "") -> None: ...

@@ -4,6 +4,7 @@ A task per request that waits for the client to disconnect costs a nursery, a ta
 registration per connection costs nothing until the kernel reports.
 """
 
+import errno
 import os
 import select
 import socket
@@ -31,9 +32,14 @@ class Hangups:
         self._epoll.unregister(sock.fileno())
 
     @contextmanager
-    def watching(self, sock: trio.socket.SocketType, callback: Callable[[], None]) -> Iterator[None]:
-        """Registered as long as the block runs; by a duplicate, for `sock` itself may be closed within the block."""
+    def watching(self, sock: trio.socket.SocketType, callback: Callable[[], None], below: int) -> Iterator[None]:
+        """Registered as long as the block runs; by a duplicate, for `sock` itself may be closed within the block.
+
+        OSError if there are no descriptors left `below` that number.
+        """
         with socket.socket(fileno=os.dup(sock.fileno())) as duplicate:
+            if duplicate.fileno() >= below:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             self.register(duplicate, callback)
             try:
                 yield

@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 from hypercorn.config import Config as HypercornConfig
-from hypercorn.events import Event, RawData, Updated
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol import h2 as h2_protocol
 from hypercorn.trio.task_group import TaskGroup
@@ -20,8 +20,8 @@ from ..config.schema import Config
 from ..exchange import ClientGone, ClientStalled
 from .handler import Peer, Unmatched, present_peer
 from .http1.strict import StrictH11
-from .intake import LINGER_S, PIECE
-from .sockets import reset_on_close
+from .intake import PIECE
+from .sockets import LINGER_S, reset_on_close
 
 #: The socket's deadline for each piece, as a multiple of the application's (client_stall_s). On HTTP/2 they are two
 #: tasks: if the socket timed out first, the request would count as disconnected instead of stalled.
@@ -58,10 +58,15 @@ class GateServer(TCPServer):
         self._stall_s = stall_s
         self._first_bytes = first_bytes
         self._read_out = False
+        self.given_back = b""
         self.peer = Peer(self._abort)
 
     async def run(self) -> None:
-        """Serve the connection, of which `first_bytes` have been read already."""
+        """Serve the connection, of which `first_bytes` have been read already.
+
+        Until it is closed; or until a request begins that may be one for the fast way, and `given_back` is what has
+        been read of it.
+        """
         sock = self.stream.socket
         present_peer.set(self.peer)
         try:
@@ -78,11 +83,13 @@ class GateServer(TCPServer):
                 await self.protocol.initiate()
                 await self.idle_task.restart(self._task_group, self._idle_timeout)
                 await self.protocol.handle(RawData(self._first_bytes))
-                await self._read_data()
+                data = await self._read()
                 # Hypercorn would hold the closed connection for the rest of its idle time, and restart that time at
                 # the end of an answer that is being sent.
                 self._read_out = True
                 await self.idle_task.stop()
+            if self.stream.socket.fileno() >= 0:  # it is closed if its idle time was over in that very moment
+                self.given_back = data
         except* (OSError, ClientGone, ClientStalled):
             pass
         except* Exception as error:
@@ -90,7 +97,23 @@ class GateServer(TCPServer):
             # data for a stream that it forgot): that connection is over, and nobody else's.
             logging.getLogger("hypercorn.error").warning("a connection was closed", exc_info=error)
         finally:
-            await self._close()
+            if not self.given_back:
+                await self._close()
+
+    async def _read(self) -> bytes:
+        """Take in what comes until the connection ends, or until what came is to be given back."""
+        data = b"-"
+        while data:
+            try:
+                data = bytes(await self.stream.receive_some(MAX_RECV))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                break
+            protocol = self.protocol.protocol
+            if isinstance(protocol, StrictH11) and await protocol.gives_back(data):
+                return data
+            await self.protocol.handle(RawData(data))
+        await self.protocol.handle(Closed())
+        return b""
 
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, RawData):

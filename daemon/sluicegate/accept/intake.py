@@ -9,9 +9,6 @@ from ..config.schema import LimitConfig
 from ..exchange import Body, Dialect, Endpoint, Headers, Request
 from ..outcome import Outcome, Refusal
 
-#: How long an answer to a request that was not read to its end may take to arrive (seconds).
-LINGER_S = 2.0
-
 #: A client must take each piece of this size within client_stall_s: with the default of 15 s, 4 KiB/s (bytes).
 PIECE = 65536
 
@@ -32,14 +29,14 @@ def new_id() -> str:
     return os.urandom(16).hex()
 
 
-def dialect_of(target: bytes) -> Dialect:
+def dialect_of(target: str) -> Dialect:
     """The dialect to refuse in what came for `target` and matched no route."""
-    return Dialect.MESSAGES if target.startswith(b"/v1/messages") else Dialect.CHAT
+    return Dialect.MESSAGES if target.startswith("/v1/messages") else Dialect.CHAT
 
 
-def make_request(endpoint: Endpoint, headers: Headers, body: Body) -> Request:
-    """A Request that has just arrived. `headers` with names in lower case."""
-    return Request(request_id(headers), endpoint, headers, body, trio.current_time())
+def make_request(endpoint: Endpoint, headers: Headers, body: Body, query: bytes = b"") -> Request:
+    """A Request that has just arrived. `headers` with names in lower case, `query` with its question mark."""
+    return Request(request_id(headers), endpoint, headers, body, trio.current_time(), query)
 
 
 def declared_length(headers: Headers, limits: LimitConfig) -> int | None:

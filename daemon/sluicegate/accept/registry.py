@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -13,28 +14,46 @@ from .. import refusals
 from ..config.live import Live
 from ..exchange import Dialect
 from ..outcome import Outcome, Refusal
+from ..shortage import descriptors, exhausted, reserved, shortage
 from .accepting import accept_forever
 from .handler import Handler, Unmatched
 from .hangups import Hangups
 from .http1.connection import FIRST_REQUEST_S, HandOver, Http1Connection
 from .hypercorn import GateServer, hypercorn_config
+from .intake import new_id
+from .sockets import LINGER_READ, linger
+
+#: Connections above connections_max that may take LINGER_S for their refusal at one time. Most take a millisecond.
+LINGERING_MAX = 512
 
 
 class Listening:
     """The client side of the gateway: its listening sockets and the connections that came through them."""
 
-    def __init__(self, app: ASGIFramework, pipeline: Handler, config: Live, unmatched: Unmatched) -> None:
+    def __init__(
+        self,
+        app: ASGIFramework,
+        pipeline: Handler,
+        config: Live,
+        unmatched: Unmatched,
+        connection_refused: Callable[[], None],
+    ) -> None:
+        """`connection_refused` is called for each connection above connections_max."""
         self._app: AppWrapper = ASGIWrapper(app)
         self._pipeline = pipeline
         self._config = config
         self._unmatched = unmatched
+        self._connection_refused = connection_refused
         self._context = WorkerContext(None)
         self._hypercorn = hypercorn_config(config.current)
         self._hangups = Hangups()
         self._fast: set[Http1Connection] = set()
         self._left = trio.lowlevel.ParkingLot()  # tasks that wait for connections to close
+        self._descriptors = descriptors()
         self._closing = False
+        self._lingering = 0  # refused connections whose answer is on its way
         self.connections = 0
+        self.ordinary = 0  # of these, those that Hypercorn serves
 
     async def serve(self, listeners: list[trio.SocketListener], handlers: trio.Nursery) -> None:
         """Accept connections until cancelled, each handled in `handlers`, which the caller ends when it sees fit."""
@@ -46,6 +65,11 @@ class Listening:
     def reconfigure(self) -> None:
         """The configuration was replaced: rebuild Hypercorn's configuration for new connections."""
         self._hypercorn = hypercorn_config(self._config.current)
+
+    @property
+    def _for_clients(self) -> int:
+        """Descriptors below this number may be clients'. The kernel gives out the lowest that is free."""
+        return self._descriptors - reserved(self._descriptors, self._config.current.admission.max_active)
 
     def close_after_answers(self) -> None:
         """From now on the next answer on a connection is its last one.
@@ -76,33 +100,52 @@ class Listening:
         self._hangups.close()
 
     async def _handle(self, sock: socket.socket) -> None:
-        if self.connections >= self._config.current.limits.connections_max:
-            _refuse(sock, self._config.current.limits.connections_max)
+        limit = self._config.current.limits.connections_max
+        if sock.fileno() >= self._for_clients:
+            self._exhausted(sock, "file descriptors")
+            return
+        if self.connections >= limit:
+            self._connection_refused()
+            message = f"Too many connections (limit {limit}). Retry later."
+            await self._refuse(sock, Refusal(Outcome.SHED_BUSY, 503, message, retry_after_s=1))
             return
         self.connections += 1
-        rest = b""
+        data = b""
         try:
-            try:
-                await self._serve_fast(sock)
-            except HandOver as not_ours:
-                rest = not_ours.data
-            if rest:
-                await self._serve_by_hypercorn(sock, rest)
+            while True:
+                try:
+                    await self._serve_fast(sock, data)
+                    break
+                except HandOver as not_ours:
+                    data = not_ours.data
+                data = await self._serve_by_hypercorn(sock, data)
+                if not data:
+                    break
+        except OSError as error:
+            if not (short_of := shortage(error)):
+                raise
+            self._exhausted(sock, short_of)
         finally:
             self.connections -= 1
             sock.close()
 
-    async def _serve_by_hypercorn(self, sock: socket.socket, first_bytes: bytes) -> None:
+    async def _serve_by_hypercorn(self, sock: socket.socket, first_bytes: bytes) -> bytes:
+        """Returns what has been read of a request for the fast way; nothing if the connection is closed."""
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         state: Any = {}
         args = (self._app, self._hypercorn, self._context, ConnectionState(state), stream)
         stall_s = self._config.current.timeouts.client_stall_s
         server = GateServer(*args, stall_s=stall_s, first_bytes=first_bytes, unmatched=self._unmatched)
-        with self._hangups.watching(stream.socket, server.peer.hung_up):
-            await server
+        with self._hangups.watching(stream.socket, server.peer.hung_up, self._for_clients):
+            self.ordinary += 1
+            try:
+                await server
+            finally:
+                self.ordinary -= 1
+        return server.given_back
 
-    async def _serve_fast(self, sock: socket.socket) -> None:
-        connection = Http1Connection(sock, self._pipeline, self._config, self._unmatched)
+    async def _serve_fast(self, sock: socket.socket, data: bytes) -> None:
+        connection = Http1Connection(sock, self._pipeline, self._config, self._unmatched, data)
         connection.closing = self._closing
         self._fast.add(connection)
         self._hangups.register(sock, connection.hung_up)
@@ -113,10 +156,27 @@ class Listening:
             self._fast.discard(connection)
             self._left.unpark_all()
 
+    def _exhausted(self, sock: socket.socket, short_of: str) -> None:
+        """Answer and close a connection for which something is missing, without holding it a moment longer."""
+        refusal = exhausted(short_of)
+        self._unmatched(new_id(), refusal)
+        with sock, contextlib.suppress(OSError):
+            sock.send(refusals.closing_response(Dialect.CHAT, refusal))
+            sock.recv(LINGER_READ)
 
-def _refuse(sock: socket.socket, limit: int) -> None:
-    """Answer a connection above the limit, and close it. Its dialect is not known: nothing of it is read."""
-    message = f"Too many connections (limit {limit}). Retry later."
-    refusal = Refusal(Outcome.SHED_BUSY, 503, message, retry_after_s=1)
-    with sock, contextlib.suppress(OSError):
-        sock.send(refusals.closing_response(Dialect.CHAT, refusal))  # a new connection's buffer has room for it
+    async def _refuse(self, sock: socket.socket, refusal: Refusal) -> None:
+        """Answer a connection above the limit, and close it. Its dialect is not known: its request is not looked at.
+
+        Of the first LINGERING_MAX at one time, what has come is read; a close with bytes unread would reset the
+        connection under the answer. The others are closed at once, and may see a reset.
+        """
+        with sock, contextlib.suppress(OSError):
+            sock.send(refusals.closing_response(Dialect.CHAT, refusal))  # a new connection's buffer has room for it
+            if self._lingering < LINGERING_MAX:
+                self._lingering += 1
+                try:
+                    await linger(sock)
+                finally:
+                    self._lingering -= 1
+            else:
+                sock.recv(LINGER_READ)

@@ -1,5 +1,6 @@
 """Listening sockets: bound by us or handed over; and how a client's socket is closed."""
 
+import contextlib
 import errno
 import os
 import socket
@@ -9,6 +10,12 @@ import struct
 import trio
 
 from ..config.schema import Address, TcpAddress, UnixAddress
+
+#: How long an answer to a request that was not read to its end may take to arrive (seconds).
+LINGER_S = 2.0
+
+#: Bytes that are read at once, to be dropped, while it arrives.
+LINGER_READ = 65536
 
 #: Connections that the kernel completes for us before we accept them.
 BACKLOG = 1024
@@ -55,6 +62,31 @@ def bound_address(listener: trio.SocketListener) -> Address:
 def reset_on_close(sock: socket.socket) -> None:
     """Have the coming close reset the connection, so that the kernel does not keep what the client never took."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def has_unread(sock: socket.socket) -> bool:
+    """Whether the peer has sent something that was not read: a close would reset the connection."""
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
+
+
+async def linger(sock: socket.socket) -> None:
+    """End what is sent on `sock`, and let it arrive although the peer still sends: for LINGER_S at most.
+
+    A close with bytes unread would reset the connection, and the peer might never see the answer.
+    """
+    with trio.move_on_after(LINGER_S), contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        while True:
+            try:
+                if not sock.recv(LINGER_READ):
+                    return
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(sock)
+            else:
+                await trio.lowlevel.checkpoint()
 
 
 def _remove_stale(path: str) -> None:

@@ -10,16 +10,17 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Raw
 
-from ..dialects.grammar import Chunk
+from ..dialects.failure import reason_in
+from ..dialects.grammar import Chunk, says_something
 from ..dialects.grammars import GRAMMARS
 from ..dialects.sse import name_and_data, split, with_member
-from ..dialects.usage import Usage, usage_inside
+from ..dialects.usage import Usage
 from ..exchange import Dialect
 
 
 def read_usage(dialect: Dialect, body: bytes) -> Usage | None:
     """The usage in a whole (not streamed) answer; None where there is none or it is not understood. Never raises."""
-    return GRAMMARS[dialect].usage(usage_inside(body))
+    return GRAMMARS[dialect].answer_usage(body)
 
 
 class StreamMeter:
@@ -39,8 +40,8 @@ class StreamMeter:
     that was looked at, as the end of a stream always is (a clock for every token would be a third of its cost here).
     `ended`: the dialect's own end marker was seen: `[DONE]`, `message_stop`, or response.completed, .incomplete or
     .failed. `failed`: the engine itself reported an error in the stream. `done_count`: how many `[DONE]` the engine
-    sent; only the first is passed on, and none behind an error. `latest`: events that passed unseen, the newest
-    batch of them; who passes them on without asking (`marks`) sets it.
+    sent; only the first is passed on, and none behind an error. `reason`: what the engine's error said, for the log.
+    `latest`: events that passed unseen, the newest batch of them; who passes them on without asking (`marks`) sets it.
     """
 
     __slots__ = (
@@ -57,6 +58,7 @@ class StreamMeter:
         "latest",
         "marks",
         "prompt",
+        "reason",
         "sequence_number",
         "usage",
     )
@@ -76,6 +78,7 @@ class StreamMeter:
         self.last_at: float | None = None
         self.ended = False
         self.failed = False
+        self.reason = ""
         self.done_count = 0
 
     def pass_on(self, events: bytes) -> bytes:
@@ -141,12 +144,14 @@ class StreamMeter:
             return event if self.done_count == 1 and not self.failed else b""
         chunk = _decode(data)
         kind = name or chunk.kind
-        if kind == "error" or _there(chunk.error):
-            self.failed = True
+        if kind == "error" or says_something(chunk.error):
+            self.failed, self.reason = True, reason_in(data)
             return event
         if self.first_at is None and kind not in self._grammar.without_output:
             self.first_at = now
         self._grammar.hear(self, kind, chunk)
+        if self.failed and not self.reason:
+            self.reason = reason_in(data)
         if self._grammar.ends_with_done and _there(chunk.usage):
             return self._attend_usage(event, chunk, now)
         return event

@@ -11,6 +11,8 @@ LOGGED = (
     "outcome",
     "status",
     "endpoint",
+    "method",
+    "path",
     "model",
     "stream",
     "queue_position",
@@ -41,6 +43,8 @@ class Record:
     first_at: float | None = None  # first byte of the answer's body sent
     ended_at: float | None = None  # last byte sent; settle sets it if it is None
     status: int | None = None  # HTTP status sent
+    method: str | None = None  # of a request without a route, for the log alone; so is:
+    path: str | None = None  # without its query; bounded, but as the client sent it
     prompt_tokens: int | None = None  # as the engine reported
     completion_tokens: int | None = None
     model: str | None = None  # as asked for, and only a name that the engine knows; for the log alone

@@ -224,10 +224,12 @@ def _refusal(verdict: Verdict | None, view: View) -> Refusal:
     again = f"Retry after {seconds} s."
     match verdict:
         case Verdict.BUSY:
-            message = f"All slots are busy ({view.slots}). {again}"
+            message = f"{_all_busy(view)}. {again}"
             return Refusal(Outcome.SHED_BUSY, 429, message, retry_after_s=seconds)
         case Verdict.QUEUE_FULL:
-            message = f"All slots are busy ({view.slots}) and the queue is full ({view.queued}). {again}"
+            requests = "1 request" if view.queued == 1 else f"{view.queued} requests"
+            queue = f"the queue is full ({requests})" if view.queue_max else "there is no queue"
+            message = f"{_all_busy(view)} and {queue}. {again}"
             return Refusal(Outcome.SHED_QUEUE_FULL, 429, message, retry_after_s=seconds)
         case Verdict.DRAINING:
             message = "The gateway is restarting. Retry in a second."
@@ -240,3 +242,7 @@ def _refusal(verdict: Verdict | None, view: View) -> Refusal:
         case _:
             message = f"No slot became free within {view.queue_timeout_s:g} s. {again}"
             return Refusal(Outcome.SHED_QUEUE_TIMEOUT, 503, message, retry_after_s=seconds)
+
+
+def _all_busy(view: View) -> str:
+    return "The only slot is busy" if view.slots == 1 else f"All {view.slots} slots are busy"

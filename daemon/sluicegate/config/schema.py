@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .address import ENGINE, LISTEN, Address, Notation, TcpAddress, UnixAddress
+from .headers import HEADERS
 
 __all__ = [
     "Address",
@@ -42,14 +43,14 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
-    notation: Notation | None = None,
+    notation: Notation[Any] | None = None,
     restart: bool = False,
 ) -> Any:
     """A field, its meaning, and the values that it accepts.
 
     `env`: the environment variable that overrides it. `low`, `high`: the inclusive range, which every number has.
-    `choices`: the allowed words of a text. `notation`: how an address is written. `restart`: a reload cannot
-    change it. The suffix of the name gives the unit: `_s` seconds, `_bytes` bytes.
+    `choices`: the allowed words of a text. `notation`: how an address, or each text of a list, is written. `restart`: a
+    reload cannot change it. The suffix of the name gives the unit: `_s` seconds, `_bytes` bytes.
     """
     metadata = {"doc": doc, "env": env, "low": low, "high": high, "choices": choices, "notation": notation}
     metadata["restart"] = restart
@@ -72,6 +73,11 @@ class EngineConfig:
     )
     probe_interval_s: float = setting(1.0, "time between health probes of the engine", low=0.05, high=60)
     connect_timeout_s: float = setting(2.0, "longest wait for a connection to the engine", low=0.05, high=60)
+    pass_headers: tuple[str, ...] = setting(
+        ("x-data-parallel-rank", "x-session-id", "x-vllm-priority", "endpoint-load-metrics-format"),
+        "headers of requests that the engine gets besides those that it always gets ([routes.md](routes.md#headers))",
+        notation=HEADERS,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ The body is decoded once, into the few members that matter; the decoder still ch
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -12,6 +12,7 @@ from msgspec import UNSET, Raw, UnsetType
 from ..exchange import Endpoint
 from ..outcome import Outcome, Refusal
 from .grammars import GRAMMARS
+from .odd import SEARCHED_MAX, Odd, read_as_python
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Facts:
     `stream`: the engine will answer with a stream.
     `usage_asked`: `stream_options.include_usage` is true, so the usage chunk belongs to the client.
     `has_stream_options`, `has_model`: the member is there, be it null.
+    `odd`: how to read the body where it is JSON to the engine, but not to a strict decoder; usually None.
     """
 
     model: str | None
@@ -29,6 +31,7 @@ class Facts:
     usage_asked: bool
     has_stream_options: bool
     has_model: bool = False
+    odd: Odd | None = field(default=None, compare=False, repr=False)
 
 
 def understand(endpoint: Endpoint, body: bytes) -> Facts:
@@ -40,10 +43,11 @@ def understand(endpoint: Endpoint, body: bytes) -> Facts:
     """
     if endpoint.opaque:
         return Facts(None, False, False, False)
+    odd = None
     try:
         found = _FOUND.decode(body)
     except (ValueError, RecursionError) as error:
-        raise _refusal(error) from None
+        odd, found = _as_the_engine_does(body, error)
     options = found.stream_options or {}  # unset, null and {} are alike here
     return Facts(
         model=None if found.model is UNSET else found.model,
@@ -51,6 +55,7 @@ def understand(endpoint: Endpoint, body: bytes) -> Facts:
         usage_asked=_lax_raw_bool(options.get("include_usage")) or False,
         has_stream_options=found.stream_options is not UNSET,
         has_model=found.model is not UNSET,
+        odd=odd,
     )
 
 
@@ -58,19 +63,20 @@ def for_engine(endpoint: Endpoint, body: bytes, facts: Facts, default_model: str
     """The body that the engine gets: `body` itself where nothing must change.
 
     A body that names no model gets `default_model` unless that is empty. A chat or completions stream is always
-    asked for its usage chunk, for accounting; `account.usage.StreamMeter` hides it from a client that did not ask.
+    asked for its usage chunk, for accounting; `account.meter.StreamMeter` hides it from a client that did not ask.
     Members that are absent are spliced in and all other bytes stay; only where one is there and must change are the
     members put together anew (each value's own bytes stay, white space between members goes).
     Raises Refusal (400, invalid) where the body is nested too deeply to be taken apart.
     """
     if endpoint.opaque:
         return body
+    body = facts.odd.body if facts.odd else body
     wants_model = facts.model is None and default_model != ""
     wants_usage = facts.stream and not facts.usage_asked and GRAMMARS[endpoint.dialect].usage_on_request
     if not wants_model and not wants_usage:
         return body
     if (wants_model and facts.has_model) or (wants_usage and facts.has_stream_options):
-        return _rebuild(body, default_model if wants_model else "", wants_usage)
+        return _rebuild(body, facts.odd, default_model if wants_model else "", wants_usage)
     added = []
     if wants_model:
         added.append(b'"model":' + msgspec.json.encode(default_model))
@@ -123,33 +129,67 @@ def _splice(body: bytes, members: bytes) -> bytes:
 _EMPTY_OBJECT = re.compile(rb"\s*\{\s*\}")
 
 
-def _rebuild(body: bytes, model: str, with_usage: bool) -> bytes:
-    """`body` with `model` (unless empty) and include_usage in the place of the members that are there."""
+def _rebuild(body: bytes, odd: Odd | None, model: str, with_usage: bool) -> bytes:
+    """`body` with `model` (unless empty) and include_usage in the place of the members that are there.
+
+    An odd body cannot be taken apart; there they are put behind all others, because the last of two counts.
+    """
     try:
-        members = _MEMBERS.decode(body)
+        members = _MEMBERS.decode(odd.strict if odd else body)
         options = _OPTIONS.decode(members.get("stream_options", b"null")) or {}
     except (ValueError, RecursionError) as error:
         raise _refusal(error) from None
     if _lax_raw_bool(options.get("include_usage")) is None:
         with_usage = False  # the engine refuses such a value: mending it here would hide the client's mistake
-    if not model and not with_usage:
-        return body
+    changed = {}
     if model:
-        members["model"] = Raw(msgspec.json.encode(model))
+        changed["model"] = Raw(msgspec.json.encode(model))
     if with_usage:
         options["include_usage"] = Raw(b"true")
-        members["stream_options"] = Raw(msgspec.json.encode(options))
-    return msgspec.json.encode(members)
+        if _lax_raw_bool(options.get("continuous_usage_stats")):
+            del options["continuous_usage_stats"]  # without include_usage the engine does not heed it
+        changed["stream_options"] = Raw(msgspec.json.encode(options))
+    if not changed:
+        return body
+    if odd:
+        return body[: body.rindex(b"}")] + b"," + msgspec.json.encode(changed)[1:]
+    return msgspec.json.encode(members | changed)
 
 
-def _refusal(error: Exception) -> Refusal:
-    """Says where the body is wrong; msgspec's texts name types, members and positions, never what stands there."""
+def _as_the_engine_does(body: bytes, error: Exception) -> tuple[Odd, _Found]:
+    """Read a body that the strict decoder did not take; Refusal, made of its `error` at first, if it is no JSON at all.
+
+    The strict decoder goes first because it is an order of magnitude faster.
+    """
+    if isinstance(error, RecursionError | msgspec.ValidationError):
+        raise _refusal(error)
+    if not body.strip():
+        raise Refusal(Outcome.INVALID, 400, "The request body is empty.")
+    try:
+        odd = read_as_python(body)
+    except UnicodeDecodeError as undecodable:
+        reason = f"The request body is not valid {undecodable.encoding.upper()}."
+        raise Refusal(Outcome.INVALID, 400, reason) from None
+    if odd is None:
+        raise _refusal(error, halves=len(body) > SEARCHED_MAX)
+    try:
+        return odd, _FOUND.decode(odd.strict)
+    except (ValueError, RecursionError) as second:
+        raise _refusal(second) from None
+
+
+def _refusal(error: Exception, *, halves: bool = False) -> Refusal:
+    """Says where the body is wrong; msgspec's texts name types, members and positions, never what stands there.
+
+    `halves`: the body may hold half surrogates, to which msgspec says that the data was truncated.
+    """
     if isinstance(error, RecursionError):
         reason = "The request body is nested too deeply."
     elif isinstance(error, msgspec.ValidationError):
         reason = f"The request body is not as expected: {error}."
     elif isinstance(error, msgspec.DecodeError):
-        reason = f"The request body is not valid JSON: {error}."
+        or_halves = " (or holds half of a surrogate pair)" if halves else ""
+        reason = f"The request body is not valid JSON: {error}{or_halves}."
     else:
         reason = "The request body is not valid UTF-8."
     return Refusal(Outcome.INVALID, 400, reason)

@@ -5,13 +5,14 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Raw
 
-from .usage import Usage, counts, usage_of
+from .usage import Usage, counts, usage_inside, usage_of
 
 
 class Chunk(msgspec.Struct):
     """The members of an event's data that matter in any dialect; empty where absent."""
 
     choices: Raw = Raw()
+    delta: Raw = Raw()
     usage: Raw = Raw()
     error: Raw = Raw()
     message: Raw = Raw()
@@ -22,6 +23,32 @@ class Chunk(msgspec.Struct):
     @property
     def kind(self) -> str:
         return self.type if isinstance(self.type, str) else ""
+
+
+def says_something(raw: Raw) -> bool:
+    """Whether a member holds anything: `false`, 0, "", {} and what is made of nothing else, as null, hold nothing.
+
+    Gateways and older engines put an empty `error` into every chunk of a healthy stream.
+    """
+    data = bytes(raw)
+    if data in _NOTHING:
+        return False
+    try:
+        return _holds(_ANY.decode(data))
+    except (ValueError, RecursionError):
+        return True  # too deep or too odd to be empty
+
+
+def _holds(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(value.strip())
+    if isinstance(value, dict):
+        return any(map(_holds, value.values()))
+    return any(map(_holds, value)) if isinstance(value, list) else bool(value)
+
+
+_NOTHING = frozenset({b"", b"null"})
+_ANY = msgspec.json.Decoder()
 
 
 class Heard(Protocol):
@@ -58,6 +85,10 @@ class Grammar:
         """A usage object; None where it is absent or not understood."""
         found = counts(raw)
         return usage_of(found.prompt_tokens, found.completion_tokens)
+
+    def answer_usage(self, body: bytes) -> Usage | None:
+        """The usage in a whole (not streamed) answer; None where there is none or it is not understood."""
+        return self.usage(usage_inside(body))
 
     def hear(self, heard: Heard, kind: str, chunk: Chunk) -> None:
         """Note what an event says, beyond a usage chunk, `[DONE]` and an error. `kind`: its name, else its type."""

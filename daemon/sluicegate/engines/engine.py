@@ -34,7 +34,8 @@ class Engine:
     """One engine. The prober writes its state, and `failed` does when a request cannot reach it.
 
     `slots` is the only truth about how many requests it may have at one time; `total_tokens` may change at any time.
-    `models_body` is its own answer to GET /v1/models.
+    `models_body` is its own answer to GET /v1/models. `why` it is not up may be told to clients, and so has no address;
+    `detail` is the same for the log, and has one.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Engine:
         self.connections = connections
         self.slots = slots
         self.state = EngineState.STARTING
-        self.why = "it has not answered a probe yet"
+        self.why = self.detail = "it has not answered a probe yet"
         self.models: tuple[str, ...] = ()
         self.models_body = b""
         self.wake_prober: Callable[[], None] = lambda: None
@@ -78,42 +79,44 @@ class Engine:
         self.models, self.models_body = models, models_body
         if models:
             self._was_up = True
-            self._become(EngineState.UP, "")
+            self._become(EngineState.UP)
         else:
             self._become(EngineState.DEGRADED, "the engine has no model loaded")
 
-    def unhealthy(self, why: str) -> None:
+    def unhealthy(self, why: str, detail: str = "") -> None:
         """It answered a probe, but not with health."""
-        self._become(EngineState.DEGRADED, why)
+        self._become(EngineState.DEGRADED, why, detail)
 
-    def unreachable(self, why: str) -> None:
+    def unreachable(self, why: str, detail: str = "") -> None:
         """It did not answer a probe."""
-        self._become(EngineState.DOWN if self._was_up else EngineState.STARTING, why)
+        self._become(EngineState.DOWN if self._was_up else EngineState.STARTING, why, detail)
 
-    def failed(self, why: str) -> None:
+    def failed(self, why: str, detail: str = "") -> None:
         """A request could not reach it: send no more until a probe succeeds, and probe at once."""
-        self.unreachable(why)
+        self.unreachable(why, detail)
         self.connections.close_idle()
         self.wake_prober()
 
-    def _become(self, state: EngineState, why: str) -> None:
-        before, self.state, self.why = self.state, state, why
+    def _become(self, state: EngineState, why: str = "", detail: str = "") -> None:
+        before, self.state = self.state, state
+        self.why, self.detail = why, detail or why
         self.noted()
         if state is not before:
             self._changed(self)
         self._probed.set()
 
     def __repr__(self) -> str:
-        return f"<Engine {self.name} {self.state.value} models={list(self.models)} {self.why}>"
+        return f"<Engine {self.name} {self.state.value} models={list(self.models)} {self.detail}>"
 
 
 class Engines:
     """All engines, at least one. The first is the default: it speaks for all of them while none is up.
 
     What is true of all together is kept ready for the requests, and worked out anew after each probe:
-    `state`: UP if any engine is up, else the default's state. `why`: why the first engine that is not up is not; empty
-    if all are. `models`: names of the models of the engines that are up, each once, in order of first appearance.
-    `models_body`: the answer to GET /v1/models, that of the first engine that is up.
+    `state`: UP if any engine is up, else the default's state. `why`: why the first engine that is not up is not, for
+    clients; `detail`: the same for the log, with the engine's address; both empty if all are up. `models`: names of
+    the models of the engines that are up, each once, in order of first appearance. `models_body`: the answer to GET
+    /v1/models, that of the first engine that is up.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
@@ -126,7 +129,8 @@ class Engines:
     def _note(self) -> None:
         up = [engine for engine in self.all if engine.up]
         self.state = EngineState.UP if up else self.default.state
-        self.why = next((engine.why for engine in self.all if not engine.up), "")
+        not_up = next((engine for engine in self.all if not engine.up), None)
+        self.why, self.detail = (not_up.why, not_up.detail) if not_up else ("", "")
         self.models = tuple(dict.fromkeys(model for engine in up for model in engine.models))
         self.models_body = up[0].models_body if up else b""
 
@@ -154,8 +158,9 @@ class Engines:
 
     def unavailable(self) -> Refusal:
         """The refusal of a request that no engine can take now."""
-        message = f"No engine can take requests now: {self.why}. Retry in a few seconds."
-        return Refusal(Outcome.ENGINE_UNAVAILABLE, 503, message, retry_after_s=RETRY_AFTER_S)
+        said = "No engine can take requests now"
+        message, detail = f"{said}: {self.why}. Retry in a few seconds.", f"{said}: {self.detail}."
+        return Refusal(Outcome.ENGINE_UNAVAILABLE, 503, message, retry_after_s=RETRY_AFTER_S, detail=detail)
 
     def first(self, model: str) -> Engine:
         """The engine for a request for `model` that needs no slot."""

@@ -7,6 +7,7 @@ import msgspec
 import trio
 
 from ..config.schema import Address, UnixAddress
+from ..shortage import shortage
 from .engine import Engine
 
 #: A probe that takes longer than this counts as failed (seconds). vLLM's API server answers /health from its event
@@ -32,11 +33,15 @@ class ProbeRefused(Exception):
     """Nothing listens at the address, or the connection broke."""
 
 
+class ProbeImpossible(Exception):
+    """We could not ask: this process or its host has run out of something. Says nothing about the engine."""
+
+
 class ProbeUnhealthy(Exception):
     """The engine answered, but not with health."""
 
 
-#: Returns the ids of the loaded models and the raw answer to GET /v1/models; raises one of the three above.
+#: Returns the ids of the loaded models and the raw answer to GET /v1/models; raises one of the four above.
 Probe = Callable[[], Awaitable[tuple[tuple[str, ...], bytes]]]
 
 
@@ -86,7 +91,9 @@ class HttpProbe:
                 async for part in response.aiter_bytes():
                     if len(body) <= PROBE_ANSWER_MAX:
                         body += part
-        except (httpx2.HTTPError, OSError) as error:
+        except (httpx2.HTTPError, OSError, ExceptionGroup) as error:
+            if short_of := shortage(error):
+                raise ProbeImpossible(f"the gateway has no {short_of} left") from None
             raise ProbeRefused(str(error) or type(error).__name__) from None
         if response.status_code != 200:
             raise ProbeUnhealthy(f"{path} answers {response.status_code}")
@@ -107,11 +114,17 @@ async def watch(engine: Engine, probe: Probe, interval_s: Callable[[], float]) -
         except ProbeTimeout:
             timeouts += 1
             if timeouts >= PROBE_TIMEOUTS_MAX or not engine.up:
-                engine.unreachable(f"the engine at {engine.address} does not answer")
+                engine.unreachable("the engine does not answer", f"the engine at {engine.address} does not answer")
         except ProbeRefused as error:
-            engine.unreachable(f"the engine at {engine.address} cannot be reached ({error})")
+            detail = f"the engine at {engine.address} cannot be reached ({error})"
+            engine.unreachable("the engine cannot be reached", detail)
+        except ProbeImpossible as error:
+            if not engine.up:
+                why = f"cannot be asked ({error})"
+                engine.unreachable(f"the engine {why}", f"the engine at {engine.address} {why}")
         except ProbeUnhealthy as error:
-            engine.unhealthy(f"the engine at {engine.address} is unhealthy: {error}")
+            detail = f"the engine at {engine.address} is unhealthy: {error}"
+            engine.unhealthy(f"the engine is unhealthy: {error}", detail)
         else:
             timeouts = 0
             engine.ready(models, body)

@@ -6,6 +6,8 @@ import trio
 from ..config.schema import Address, UnixAddress
 from ..observe.exposition import wants_openmetrics
 from ..outcome import Outcome, Refusal
+from ..shortage import exhausted, shortage
+from .engine import RETRY_AFTER_S
 
 #: Longest that a scrape may take (seconds); Prometheus gives up after its own scrape_timeout, 10 s unless told.
 SCRAPE_TIMEOUT_S = 5.0
@@ -25,7 +27,7 @@ class Scrape:
     """
 
     def __init__(self, address: Address) -> None:
-        self._address = address
+        self.address = address
         self._client: httpx2.AsyncClient | None = None
 
     async def aclose(self) -> None:
@@ -40,13 +42,15 @@ class Scrape:
         with trio.move_on_after(SCRAPE_TIMEOUT_S):
             try:
                 return await self._get(_OPENMETRICS if wants_openmetrics(accept) else _TEXT)
-            except (httpx2.HTTPError, OSError) as error:
-                raise self._refusal(f"cannot be reached ({error or type(error).__name__})") from None
+            except (httpx2.HTTPError, OSError, ExceptionGroup) as error:
+                if short_of := shortage(error):
+                    raise exhausted(short_of) from None
+                raise self._refusal("cannot be reached", f" ({str(error) or type(error).__name__})") from None
         raise self._refusal(f"did not tell its metrics within {SCRAPE_TIMEOUT_S:g} s")
 
     async def _get(self, accept: str) -> tuple[bytes, str]:
         if self._client is None:  # made by the first scrape: where nobody scrapes, there is none
-            self._client = _client(self._address)
+            self._client = _client(self.address)
         async with self._client.stream("GET", "/metrics", headers={"accept": accept}) as response:
             body = bytearray()
             # To its end, whatever its size: httpx2's generators cannot be left in the middle without a warning.
@@ -59,9 +63,11 @@ class Scrape:
             raise self._refusal(f"tells more than {SCRAPE_MAX_BYTES} bytes of metrics")
         return bytes(body), response.headers.get("content-type", "text/plain; charset=utf-8")
 
-    def _refusal(self, what: str) -> Refusal:
-        message = f"The engine at {self._address} {what}."
-        return Refusal(Outcome.ENGINE_UNAVAILABLE, 503, message)
+    def _refusal(self, what: str, why: str = "") -> Refusal:
+        detail = f"The engine at {self.address} {what}{why}."
+        return Refusal(
+            Outcome.ENGINE_UNAVAILABLE, 503, f"The engine {what}.", retry_after_s=RETRY_AFTER_S, detail=detail
+        )
 
 
 def _client(address: Address) -> httpx2.AsyncClient:

@@ -133,6 +133,11 @@ class Metrics:
         self._connections_limit = Gauge(
             "api_client_connections_limit", "Client connections that may be open at one time.", registry=registry
         )
+        self._connections_refused = Counter(
+            "api_client_connections_refused_total",
+            "Client connections that got a 503 because as many as may be were open. Their requests are not counted.",
+            registry=registry,
+        )
         engine_connections = Gauge(
             "api_engine_connections", "Open connections to the engine, by state.", ["state"], registry=registry
         )
@@ -267,6 +272,10 @@ class Metrics:
     def engine_up(self, up: bool) -> None:
         """Say whether the engine can serve."""
         self._engine_up.set(up)
+
+    def connection_refused(self) -> None:
+        """Count a client connection above the limit."""
+        self._connections_refused.inc()
 
     def log_line_dropped(self) -> None:
         """Count a log line that was lost."""

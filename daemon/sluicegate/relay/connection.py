@@ -19,11 +19,19 @@ _END_OF_HEAD = b"\r\n\r\n"
 
 
 class EngineBroken(Exception):
-    """The engine closed, reset or garbled the exchange. `why` is for the log and the error message."""
+    """The engine closed, reset or garbled the exchange. `why` is for the log."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
         self.why = why
+
+
+class HeadTooLarge(EngineBroken):
+    """The head of the answer exceeds HEAD_MAX, which `why` names."""
+
+
+class AnswerTooLarge(EngineBroken):
+    """The answer exceeds a limit of the gateway's own, which `why` names. The engine is well."""
 
 
 @dataclass(slots=True)
@@ -72,7 +80,7 @@ class EngineConnection:
         while True:
             while (end := raw.find(_END_OF_HEAD)) < 0:
                 if len(raw) > HEAD_MAX:
-                    raise EngineBroken(f"the head of the engine's answer is larger than {HEAD_MAX} bytes")
+                    raise HeadTooLarge(f"the head of the engine's answer is larger than {HEAD_MAX} bytes")
                 if not b"HTTP/1.".startswith(raw[:7]):
                     raise EngineBroken("the engine's answer is not HTTP")
                 data = await self._receive()
@@ -201,7 +209,7 @@ class Answer:
 
     @property
     def chunked(self) -> bool:
-        return self.head.header(b"transfer-encoding").lower() == b"chunked"
+        return self.head.header(b"transfer-encoding").strip(b" ").lower() == b"chunked"
 
     def _parse(self, data: bytes) -> None:
         try:

@@ -7,7 +7,8 @@ from contextlib import aclosing
 import trio
 
 from ..exchange import Client, Headers, Request
-from .connection import AnswerHead, EngineBroken, EngineConnection
+from ..shortage import shortage
+from .connection import AnswerHead, AnswerTooLarge, EngineBroken, EngineConnection
 from .message import answer_headers, request_head
 from .pool import Pool
 from .pump import EngineIdle, Pump
@@ -22,11 +23,12 @@ TAIL_S = 1.0
 
 
 class EngineUnreachable(Exception):
-    """No connection to the engine could be made. `why` is for the log."""
+    """No connection to the engine could be made. `why` is for the log. `short_of`: we have no more of that, or ""."""
 
-    def __init__(self, why: str) -> None:
+    def __init__(self, why: str, short_of: str = "") -> None:
         super().__init__(why)
         self.why = why
+        self.short_of = short_of
 
 
 class Deadline:
@@ -66,7 +68,8 @@ class Exchange:
 
     @property
     def is_stream(self) -> bool:
-        return self.head.status == 200 and self.head.header(b"content-type").startswith(b"text/event-stream")
+        media_type = self.head.header(b"content-type").partition(b";")[0]
+        return self.head.status == 200 and media_type.strip().lower() == b"text/event-stream"
 
     @property
     def headers(self) -> Headers:
@@ -74,12 +77,12 @@ class Exchange:
         return answer_headers(self.head.headers)
 
     async def whole_body(self, limit: int) -> bytes:
-        """The whole body. EngineBroken if it exceeds `limit` bytes."""
+        """The whole body. EngineBroken if it breaks off, AnswerTooLarge if it exceeds `limit` bytes."""
         parts, size = [], 0
         while (part := await self._connection.body_part()) is not None:
             size += len(part)
             if size > limit:
-                raise EngineBroken(f"its answer is larger than limits.answer_max_bytes ({limit})")
+                raise AnswerTooLarge(f"the answer is larger than {limit} bytes (limits.answer_max_bytes)")
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -95,9 +98,9 @@ async def begin(pool: Pool, request: Request, body: bytes | AsyncGenerator[bytes
         try:
             connection = await pool.acquire(fresh=fresh)
         except OSError as error:
-            raise EngineUnreachable(str(error)) from None
+            raise EngineUnreachable(str(error), shortage(error)) from None
         try:
-            await _send(connection, request, body)
+            await _send(connection, request, body, pool.passed)
             return Exchange(pool, connection, await connection.head())
         except EngineBroken:
             again = connection.reused and not connection.answer_begun
@@ -110,9 +113,14 @@ async def begin(pool: Pool, request: Request, body: bytes | AsyncGenerator[bytes
             raise
 
 
-async def _send(connection: EngineConnection, request: Request, body: bytes | AsyncGenerator[bytes, None]) -> None:
+async def _send(
+    connection: EngineConnection,
+    request: Request,
+    body: bytes | AsyncGenerator[bytes, None],
+    passed: frozenset[bytes],
+) -> None:
     if isinstance(body, bytes):
-        head = request_head(request, len(body))
+        head = request_head(request, len(body), passed)
         if len(body) <= COPY_MAX:
             await connection.send(head + body)
         else:
@@ -120,7 +128,7 @@ async def _send(connection: EngineConnection, request: Request, body: bytes | As
             await connection.send(body)
         return
     length = request.header(b"content-length")
-    await connection.send(request_head(request, None if length is None else int(length)))
+    await connection.send(request_head(request, None if length is None else int(length), passed))
     async with aclosing(body):
         async for part in body:
             if part:

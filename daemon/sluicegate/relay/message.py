@@ -1,9 +1,11 @@
 """What a request and an answer look like on the other side of the gate: which headers cross it."""
 
+from collections.abc import Iterable
+
 from ..exchange import Headers, Request
 
-#: Client headers that the engine gets. An allow-list: what is not named here does not reach the engine.
-_TO_ENGINE = frozenset(
+#: Client headers that the engine gets, with those of engine.pass_headers. An allow-list: no other reaches the engine.
+TO_ENGINE = frozenset(
     {
         b"accept",
         b"anthropic-beta",
@@ -36,10 +38,20 @@ _NOT_TO_CLIENT = frozenset(
 )
 
 
-def request_head(request: Request, content_length: int | None) -> bytes:
-    """The head to send to the engine, blank line included. `content_length` in bytes; None: chunked."""
-    lines = [b"POST %s HTTP/1.1\r\nhost: engine" % request.endpoint.path.encode("ascii")]
-    lines += [b"%s: %s" % field for field in request.headers if field[0] in _TO_ENGINE]
+def to_engine(pass_headers: Iterable[str]) -> frozenset[bytes]:
+    """The client headers that the engine gets if `pass_headers` (names in lower case) are configured."""
+    return TO_ENGINE.union(name.encode("ascii") for name in pass_headers)
+
+
+def request_head(request: Request, content_length: int | None, passed: frozenset[bytes] = TO_ENGINE) -> bytes:
+    """The head to send to the engine, blank line included, with the headers that are `passed`.
+
+    `content_length` in bytes; None: chunked.
+    """
+    endpoint = request.endpoint
+    path = (endpoint.target or endpoint.path).encode("ascii")
+    lines = [b"%s %s%s HTTP/1.1\r\nhost: engine" % (endpoint.method.encode("ascii"), path, request.query)]
+    lines += [b"%s: %s" % field for field in request.headers if field[0] in passed]
     lines.append(b"x-request-id: " + request.id.encode("ascii"))
     if content_length is None:
         lines.append(b"transfer-encoding: chunked\r\n\r\n")

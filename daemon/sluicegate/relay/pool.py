@@ -3,6 +3,7 @@
 import trio
 
 from .connection import EngineConnection
+from .message import TO_ENGINE
 from .wire import Dial
 
 #: Idle connections kept per engine. More than this many slots are rare, and opening one costs ~0.2 ms on loopback.
@@ -14,10 +15,14 @@ IDLE_S = 60.0
 
 
 class Pool:
-    """Last in, first out, so that surplus connections grow old and go. `dial` may be replaced at any time."""
+    """Last in, first out, so that surplus connections grow old and go.
 
-    def __init__(self, dial: Dial) -> None:
+    `dial`, and `passed`, the client headers that the engine gets, may be replaced at any time.
+    """
+
+    def __init__(self, dial: Dial, passed: frozenset[bytes] = TO_ENGINE) -> None:
         self.dial = dial
+        self.passed = passed
         self._idle: list[EngineConnection] = []
         self._busy = 0
 

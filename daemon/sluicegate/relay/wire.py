@@ -108,7 +108,10 @@ def dialer(address: Address, timeout_s: float) -> Dial:
 
 async def _dial_name(address: TcpAddress, timeout_s: float) -> Wire:
     with trio.move_on_after(timeout_s):
-        sock = (await trio.open_tcp_stream(address.host, address.port)).socket
+        try:
+            sock = (await trio.open_tcp_stream(address.host, address.port)).socket
+        except ExceptionGroup as errors:  # so it tells that there are no descriptors left
+            raise OSError("no socket could be made") from errors
         return _wire(socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach()))
     raise _too_late(address, timeout_s)
 

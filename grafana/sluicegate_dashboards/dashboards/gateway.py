@@ -117,7 +117,7 @@ def _connections() -> Row:
     return Row(
         "Connections",
         height=8,
-        width=12,
+        width=8,
         panels=[
             series(
                 Text(
@@ -129,6 +129,16 @@ def _connections() -> Row:
                 ),
                 Query(gateway.CLIENT_CONNECTIONS, "{{instance}} open"),
                 Query(gateway.CONNECTION_LIMIT, "{{instance}} limit", limit=True),
+            ),
+            series(
+                Text(
+                    "Refused connections",
+                    "Connections above limits.connections_max, answered 503. Their requests are not read, and so are "
+                    "in no other panel.",
+                    "suffix: /s",
+                    runbook=("SluicegateConnectionsNearLimit",),
+                ),
+                Query(gateway.CONNECTIONS_REFUSED, "{{instance}}"),
             ),
             series(
                 Text(
@@ -173,9 +183,9 @@ def _process() -> Row:
                 Text(
                     "File descriptors",
                     "Open descriptors against the process' limit (dashed, LimitNOFILE=). A request takes up to four: "
-                    "two sockets, and the pump's own duplicates of them. At the limit new connections fail.",
+                    "two sockets, and the pump's own duplicates of them. Near the limit new connections get a 503.",
                     "short",
-                    runbook=("SluicegateFileDescriptorsNearLimit",),
+                    runbook=("SluicegateFileDescriptorsNearLimit", "SluicegateExhausted"),
                 ),
                 Query(gateway.DESCRIPTORS, "{{instance}} open"),
                 Query(gateway.DESCRIPTOR_LIMIT, "{{instance}} limit", limit=True),

@@ -13,6 +13,7 @@ OUTCOME_COLOURS = {
     "shed_queue_full": "yellow",
     "shed_queue_timeout": "orange",
     "shed_draining": "dark-yellow",
+    "shed_exhausted": "dark-orange",
     "engine_unavailable": "dark-red",
     "engine_error": "red",
     "engine_truncated": "light-red",

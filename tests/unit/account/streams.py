@@ -180,7 +180,29 @@ TRANSCRIPTION = (
     DONE,
 )
 
+COHERE = (
+    data('"type":"message-start"', '"id":"c"', '"delta":{"message":{"role":"assistant"}}'),
+    data('"type":"content-delta"', '"index":0', '"delta":{"message":{"content":{"text":"message-end usage error"}}}'),
+    data('"type":"content-end"', '"index":0'),
+    data(
+        '"type":"message-end"',
+        '"id":"c"',
+        '"delta":{"finish_reason":"COMPLETE","usage":{"billed_units":{"input_tokens":7,"output_tokens":3},'
+        '"tokens":{"input_tokens":9,"output_tokens":4},"cached_tokens":2}}',
+    ),
+    DONE,
+)
+# vLLM's own word for a failure, and behind it a [DONE] all the same.
+COHERE_FAILS = (
+    *COHERE[:2],
+    data('"type":"message-end"', '"delta":{"error":"Internal server error","finish_reason":"ERROR"}'),
+    DONE,
+)
+
 STREAMS = {
+    "cohere": Stream(Dialect.COHERE, COHERE, Usage(9, 4)),
+    "cohere fails": Stream(Dialect.COHERE, COHERE_FAILS, None, failed=True),
+    "a stored response": Stream(Dialect.STORED, RESPONSES, None),
     "chat": Stream(Dialect.CHAT, CHAT, Usage(36, 8), usage_chunk=6),
     "tools": Stream(Dialect.CHAT, TOOLS, Usage(120, 17), usage_chunk=6),
     "reasoning": Stream(Dialect.CHAT, REASONING, Usage(5, 4), usage_chunk=4),

@@ -178,6 +178,11 @@ def test_done_ends_no_dialect_with_its_own_end() -> None:
         b'data: {"type":"error","code":null}\n\n',
         b'data: {"error" : {"message":"boom"}}\n\n',
         b'data: {"error":"boom"}\n\n',
+        b'data: {"error":true}\n\n',
+        b'data: {"error":500}\n\n',
+        b'data: {"error":["boom"]}\n\n',
+        b'data: {"error":{"message":"","code":500}}\n\n',
+        b'data: {"error":{"message":"\xff"}}\n\n',
     ],
 )
 def test_an_error_of_the_engine_is_passed_on_and_noted(dialect: Dialect, event: bytes) -> None:
@@ -187,10 +192,18 @@ def test_an_error_of_the_engine_is_passed_on_and_noted(dialect: Dialect, event: 
     assert meter.failed
 
 
-def test_no_error_is_none() -> None:
-    meter = meter_for()
-    meter.pass_on(data(CHUNK, '"error":null', '"choices":[{"index":0}]'))
-    assert not meter.failed
+@pytest.mark.parametrize(
+    "nothing",
+    ["null", '""', '" "', "{}", "[]", "false", "0", "0.0", '{"message":"","code":null}', '[{"message":" "},{}]'],
+)
+@pytest.mark.parametrize("dialect", [Dialect.CHAT, Dialect.COMPLETIONS, Dialect.PLAIN])
+def test_an_error_that_says_nothing_is_none(dialect: Dialect, nothing: str) -> None:
+    """Some engines put one into every chunk; the stream is healthy, and its [DONE] the client's."""
+    meter = meter_for(dialect)
+    chunk = data(CHUNK, f'"error":{nothing}', '"choices":[{"index":0}]')
+    assert relay(meter, (chunk, chunk, DONE)) == [chunk, chunk, DONE]
+    assert (meter.failed, meter.ended, meter.begun) == (False, True, True)
+    assert meter.final_frame()
 
 
 @pytest.mark.parametrize("usage_asked", [False, True])

@@ -164,6 +164,29 @@ async def test_shed(autojump_clock: MockClock, case: ShedCase) -> None:
         assert admission.enter(ANYONE).active
 
 
+@pytest.mark.parametrize(
+    ("slots", "queue_max", "message"),
+    [
+        (1, 2, "The only slot is busy and the queue is full (2 requests). Retry after 1 s."),
+        (4, 1, "All 4 slots are busy and the queue is full (1 request). Retry after 1 s."),
+        (4, 0, "All 4 slots are busy and there is no queue. Retry after 1 s."),
+    ],
+)
+async def test_one_is_told_from_many(slots: int, queue_max: int, message: str) -> None:
+    """End users read refusals. The rest is in the table of those that are shed."""
+    async with open_admission(max_active=slots, queue_max=queue_max) as admission:
+        for _ in range(slots + queue_max):
+            admission.enter(ANYONE)
+        assert refused(admission).message == message
+
+
+async def test_all_of_many_slots_are_busy() -> None:
+    async with open_admission(max_active=4, queue_mode=QueueMode.REJECT) as admission:
+        for _ in range(4):
+            admission.enter(ANYONE)
+        assert refused(admission).message == "All 4 slots are busy. Retry after 1 s."
+
+
 async def test_retry_after_is_what_was_measured(mock_clock: MockClock) -> None:
     async with open_admission(queue_mode=QueueMode.REJECT) as admission:
         holder = admission.enter(ANYONE)
@@ -171,7 +194,7 @@ async def test_retry_after_is_what_was_measured(mock_clock: MockClock) -> None:
         admission.settle(holder)
         admission.enter(ANYONE)
         refusal = refused(admission)
-        assert (refusal.retry_after_s, refusal.message) == (8, "All slots are busy (1). Retry after 8 s.")
+        assert (refusal.retry_after_s, refusal.message) == (8, "The only slot is busy. Retry after 8 s.")
 
 
 async def test_the_mean_slot_time_counts_every_request(mock_clock: MockClock) -> None:

@@ -25,6 +25,21 @@ LONG_PATH = "/" + "p" * 107
 
 BROKEN = [
     Broken(
+        "a text for a list",
+        ': engine.pass_headers = "x-a": must be a list of header names',
+        "[engine]\npass_headers = 'x-a'",
+    ),
+    Broken(
+        "a list of something else",
+        ": engine.pass_headers = […]: must be a list of header names",
+        "[engine]\npass_headers = ['x-a', 1]",
+    ),
+    Broken(
+        "a header of the gateway's own",
+        ": engine.pass_headers = […]: must be a list of header names; not those that the gateway sets itself: accept-",
+        "[engine]\npass_headers = ['x-a', 'Host']",
+    ),
+    Broken(
         "misspelt key",
         ": admission.max_activ: unknown key; did you mean admission.max_active?",
         "[admission]\nmax_activ = 4",

@@ -133,6 +133,18 @@ def test_anthropics_client_raises() -> None:
         assert (caught.value.type, caught.value.api_message) == ("overloaded_error", "line 1\nline 2")
 
 
+def test_coheres_errors() -> None:
+    """Cohere's readers look for `message`, in a stream for the finish reason; OpenAI's for `error`."""
+    grammar = GRAMMARS[Dialect.COHERE]
+    error = {"message": "m", "type": "rate_limit_error", "param": None, "code": "shed_busy"}
+    assert json.loads(grammar.error_body(429, "m", "shed_busy")) == {"message": "m", "error": error}
+    event = grammar.error_event(502, "m", "engine_truncated", 0)
+    assert event.startswith(b"data: ")
+    assert event.endswith(b"\n\n")
+    delta = {"finish_reason": "ERROR", "error": "m"}
+    assert json.loads(event.removeprefix(b"data: ")) == {"type": "message-end", "delta": delta}
+
+
 def test_a_responses_error_event_is_the_documented_one() -> None:
     name, data = (
         GRAMMARS[Dialect.RESPONSES].error_event(502, "m", "engine_truncated", sequence_number=7).split(b"\n", 1)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from sluicegate.dialects.facts import Facts, for_engine, understand
+from sluicegate.dialects.odd import REPLACED_MAX, SEARCHED_MAX
 from sluicegate.dialects.routes import ENDPOINTS
 from sluicegate.outcome import Outcome, Refusal
 
@@ -60,7 +61,17 @@ def test_an_escaped_name_is_the_same_name() -> None:
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        (b"", "not valid JSON"),
+        (b"", "The request body is empty."),
+        (b" \r\n", "The request body is empty."),
+        ('{"model":"secret-name"'.encode("utf-16"), "not valid JSON"),
+        ('{"model":"secret-name"'.encode("utf-16")[:-1], "not valid UTF-16"),
+        (b"\xef\xbb\xbf[]", "Expected `object`, got `array`"),
+        (b'{"x":[NaN}', "not valid JSON"),
+        (b'{"x":nan}', "not valid JSON"),
+        (b'{"model":NaN}', "`$.model`"),
+        (rb'{"x":"\ud83d","y":01}', "invalid number"),
+        (rb'{"x":"\ud83d', "truncated"),
+        (rb'{"x":"' + b" " * SEARCHED_MAX + rb'\ud83d"}', "half of a surrogate pair"),
         (b'{"model":"secret-name"', "not valid JSON"),
         (b'{"messages":"secret-name"} x', "not valid JSON"),
         (b'{"model":"secret-name\xff"}', "not valid UTF-8"),
@@ -81,6 +92,64 @@ def test_what_is_refused_and_how(body: bytes, says: str) -> None:
     assert (caught.value.outcome, caught.value.status) == (Outcome.INVALID, 400)
     assert says in caught.value.message
     assert "secret-name" not in caught.value.message
+
+
+TEXT = '{"model":"m","stream":true,"messages":[{"content":"h\u00e9 \U0001f600 \\"NaN\\" \\\\ud83d \\ud83d\\ude00"}]}'
+ENCODINGS = ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
+STRANGE = (
+    b"NaN",
+    b"Infinity",
+    b"-Infinity",
+    b"[1,NaN,{}]",
+    rb'"\ud83d"',
+    rb'"\uDC00x"',
+    rb'{"\ud83d":"\uD83D\ud83d\ude00"}',
+)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_any_encoding_that_json_is_found_in(encoding: str) -> None:
+    """PowerShell and Java clients send a byte-order mark; Python's parser, the engine's, finds UTF-16 and 32 too."""
+    facts = understand(CHAT, TEXT.encode(encoding))
+    assert facts == Facts("m", True, False, False, has_model=True)
+    changed = sent(CHAT.path, TEXT.encode(encoding))
+    assert changed == b'{"stream_options":{"include_usage":true},' + TEXT.encode()[1:]
+
+
+@pytest.mark.parametrize("encoding", [*ENCODINGS, "utf-8"])
+@pytest.mark.parametrize("strange", STRANGE)
+def test_what_only_python_takes_is_the_engines_to_judge(encoding: str, strange: bytes) -> None:
+    """NaN, Infinity and half surrogates reach the engine as they are, whichever way the body must change."""
+    for model in (b"", b'"model":null,', b'"model":"m",'):
+        for options in (b"", b'"stream_options":{"include_usage":false},'):
+            body = b'{"stream":true,%b"a":"Infinity \\" NaN",%b"x":%b}' % (model, options, strange)
+            changed = sent(CHAT.path, body.decode().encode(encoding), "d")
+            assert strange in changed
+            before, after = json.loads(body), json.loads(changed)
+            named = "m" if b'"m"' in model else "d"
+            expected = before | {"model": named, "stream_options": {"include_usage": True}}
+            assert json.dumps(after, sort_keys=True) == json.dumps(expected, sort_keys=True)
+
+
+def test_what_needs_no_change_is_passed_on_with_its_nan() -> None:
+    body = b'{"model":"m","x":NaN}'
+    assert sent(CHAT.path, body) is body
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+def test_no_stand_in_passes_for_true(value: str) -> None:
+    body = f'{{"stream":true,"stream_options":{{"include_usage":{value}}}}}'.encode()
+    assert sent(CHAT.path, body) is body
+    assert not understand(CHAT, f'{{"stream":{value}}}'.encode()).stream
+
+
+@pytest.mark.parametrize("unit", [b"NaN,", rb"\ud83d", rb'"\ud83d",NaN,'])
+def test_only_so_many_are_replaced(unit: bytes) -> None:
+    """More of them, and the body is refused: reading it would keep every other request waiting."""
+    many = b'{"x":[%b0]}' if unit.endswith(b",") else b'{"x":"%b"}'
+    understand(CHAT, many % (unit * (REPLACED_MAX // 2)))
+    with pytest.raises(Refusal, match="not valid JSON"):
+        understand(CHAT, many % (unit * (REPLACED_MAX + 1)))
 
 
 def test_opaque_body_is_not_touched() -> None:
@@ -157,9 +226,15 @@ def test_the_default_model_goes_to_every_dialect() -> None:
         (b'{"include_usage":null}', {"include_usage": True}),
         (b'{"include_usage":"No"}', {"include_usage": True}),
         (
-            b'{"continuous_usage_stats":true,"include_usage":0,"x":[{}]}',
-            {"continuous_usage_stats": True, "include_usage": True, "x": [{}]},
+            b'{"continuous_usage_stats":false,"include_usage":0,"x":[{}]}',
+            {"continuous_usage_stats": False, "include_usage": True, "x": [{}]},
         ),
+        # These count only together with include_usage, which is ours here
+        (b'{"continuous_usage_stats":true}', {"include_usage": True}),
+        (b'{"include_usage":false,"continuous_usage_stats":"Yes","x":1}', {"include_usage": True, "x": 1}),
+        (b'{"continuous_usage_stats":1.0}', {"include_usage": True}),
+        # and this one the engine refuses
+        (b'{"continuous_usage_stats":[true]}', {"include_usage": True, "continuous_usage_stats": [True]}),
     ],
 )
 def test_other_stream_options_are_kept(options: bytes, expected: dict[str, object]) -> None:

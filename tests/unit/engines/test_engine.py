@@ -92,12 +92,13 @@ def test_first_is_the_default_while_none_is_up() -> None:
 
 def test_check_refuses_with_the_reason_while_none_is_up() -> None:
     only = make_engine()
-    only.unhealthy("/health answers 503")
+    only.unhealthy("/health answers 503", "127.0.0.1:1: /health answers 503")
     with pytest.raises(Refusal) as caught:
         Engines([only]).check()
     refusal = caught.value
     assert (refusal.outcome, refusal.status, refusal.retry_after_s) == (Outcome.ENGINE_UNAVAILABLE, 503, 5)
-    assert "/health answers 503" in refusal.message
+    assert refusal.message == "No engine can take requests now: /health answers 503. Retry in a few seconds."
+    assert refusal.detail == "No engine can take requests now: 127.0.0.1:1: /health answers 503."
 
 
 def test_one_that_is_up_is_enough() -> None:
@@ -114,12 +115,13 @@ def test_with_none_up_the_default_speaks_for_all() -> None:
     first, second = make_engine("first", "m"), make_engine("second")
     first.unreachable("gone")
     engines = Engines([first, second])
-    assert (engines.state, engines.why) == (EngineState.DOWN, "gone")
+    assert (engines.state, engines.why, engines.detail) == (EngineState.DOWN, "gone", "gone")
     assert (engines.models, engines.models_body) == ((), b"")
 
 
 def test_with_all_up_there_is_no_why() -> None:
-    assert Engines([make_engine("a", "m")]).why == ""
+    engines = Engines([make_engine("a", "m")])
+    assert (engines.why, engines.detail) == ("", "")
 
 
 async def wait_for(engines: Engines) -> float:

@@ -1,6 +1,9 @@
 """The probe over real sockets: health is what the engine says, and everything else has its own name."""
 
 import contextlib
+import os
+import resource
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +12,18 @@ import trio
 
 from sluicegate.config.schema import Address, TcpAddress, UnixAddress
 from sluicegate.engines import probe as probe_module
-from sluicegate.engines.probe import PROBE_ANSWER_MAX, HttpProbe, ProbeRefused, ProbeTimeout, ProbeUnhealthy
+from sluicegate.engines.probe import (
+    PROBE_ANSWER_MAX,
+    HttpProbe,
+    ProbeImpossible,
+    ProbeRefused,
+    ProbeTimeout,
+    ProbeUnhealthy,
+)
+from sluicegate.engines.scrape import Scrape
+from sluicegate.outcome import Outcome, Refusal
+from sluicegate.relay.wire import dialer
+from sluicegate.shortage import shortage
 from tests.fakes.engine import MODEL, open_engine
 from tests.fakes.script import BEFORE_HEAD, Behaviour, Fault, Kind
 from tests.unit.engines.servers import answer_all, none_left, serving, tcp
@@ -66,6 +80,44 @@ async def test_an_engine_that_says_it_is_unwell() -> None:
         engine.healthy = False
         with pytest.raises(ProbeUnhealthy, match="/health answers 503"):
             await probe_once(tcp(await engine.listen_tcp()))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "unix"])
+async def test_no_descriptors_left(host: str, tmp_path: Path) -> None:
+    """For probe, scrape and request alike that is no news of the engine."""
+    async with open_engine() as engine:
+        if host == "unix":
+            await engine.listen_unix(f"{tmp_path}/engine.sock")
+            address: Address = UnixAddress(f"{tmp_path}/engine.sock")
+        else:
+            address = TcpAddress(host, tcp(await engine.listen_tcp()).port)
+        await probe_once(address)  # the first one reads modules from files
+        scrape = Scrape(address)
+        async with HttpProbe(address) as probe:
+            with no_descriptors():
+                with pytest.raises(ProbeImpossible, match="no file descriptors left"):
+                    await probe()
+                with pytest.raises(Refusal) as caught:
+                    await scrape(None)
+                with pytest.raises(OSError, match=r".") as dialled:
+                    await dialer(address, 1.0)()
+            assert await probe()
+        await scrape.aclose()
+        assert caught.value.outcome is Outcome.SHED_EXHAUSTED
+        assert shortage(dialled.value) == "file descriptors"
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process can open no file within the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_nobody_listens(tmp_path: Path) -> None:

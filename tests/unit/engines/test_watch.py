@@ -8,6 +8,7 @@ from sluicegate.engines.engine import EngineState
 from sluicegate.engines.probe import (
     NOT_READY_INTERVAL_S,
     PROBE_TIMEOUTS_MAX,
+    ProbeImpossible,
     ProbeRefused,
     ProbeTimeout,
     ProbeUnhealthy,
@@ -61,7 +62,25 @@ async def test_all_but_silence_counts_at_once(
         watched.probe.fails_with = lambda: failure
         await watched.asked_after(INTERVAL_S)
         assert watched.engine.state is state
-        assert watched.engine.why == f"the engine at 127.0.0.1:1 {why}"
+        assert watched.engine.why == f"the engine {why.partition(' (')[0]}"
+        assert watched.engine.detail == f"the engine at 127.0.0.1:1 {why}"
+
+
+async def test_our_own_shortage_says_nothing(mock_clock: MockClock) -> None:
+    async with open_watch(mock_clock) as watched:
+        watched.probe.fails_with = lambda: ProbeImpossible("the gateway has no file descriptors left")
+        for rank in range(2 * PROBE_TIMEOUTS_MAX):
+            assert await watched.asked_after(INTERVAL_S) == rank + 2
+            assert watched.engine.up
+
+
+async def test_our_own_shortage_at_the_start(mock_clock: MockClock) -> None:
+    """It cannot be called up, and requests are told why; nothing waits for the first probe any longer."""
+    made = lambda: ProbeImpossible("the gateway has no memory left")  # noqa: E731
+    async with open_watch(mock_clock, made) as watched:
+        assert watched.engine.probed
+        assert watched.engine.state is EngineState.STARTING
+        assert watched.engine.why == "the engine cannot be asked (the gateway has no memory left)"
 
 
 async def test_a_ready_engine_may_be_silent_for_a_while(mock_clock: MockClock) -> None:
@@ -72,7 +91,8 @@ async def test_a_ready_engine_may_be_silent_for_a_while(mock_clock: MockClock) -
             assert watched.engine.up
         await watched.asked_after(INTERVAL_S)
         assert watched.engine.state is EngineState.DOWN
-        assert watched.engine.why == "the engine at 127.0.0.1:1 does not answer"
+        assert watched.engine.why == "the engine does not answer"
+        assert watched.engine.detail == "the engine at 127.0.0.1:1 does not answer"
 
 
 async def test_only_timeouts_in_a_row_count(mock_clock: MockClock) -> None:
@@ -92,7 +112,8 @@ async def test_silence_counts_at_once_if_not_ready(mock_clock: MockClock, before
         watched.probe.fails_with = ProbeTimeout
         await watched.asked_after(NOT_READY_INTERVAL_S)
         assert watched.engine.state is EngineState.STARTING
-        assert watched.engine.why == "the engine at 127.0.0.1:1 does not answer"
+        assert watched.engine.why == "the engine does not answer"
+        assert watched.engine.detail == "the engine at 127.0.0.1:1 does not answer"
 
 
 async def test_a_failed_request_has_it_probed_at_once(mock_clock: MockClock) -> None:

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sluicegate.accept.app import make_app
 from sluicegate.account.record import LOGGED, Record
 from sluicegate.config.settings import SETTINGS
-from sluicegate.dialects.routes import ENDPOINTS
+from sluicegate.dialects.routes import ENDPOINTS, LOOKUPS, PATHS
 from sluicegate.engines.engine import EngineState
 from sluicegate.observe.logs import Fields
 from sluicegate.observe.metrics import GpuReading, Metrics
@@ -40,6 +40,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "api_queue_timeout_seconds": ("gauge", ()),
     "api_client_connections": ("gauge", ()),
     "api_client_connections_limit": ("gauge", ()),
+    "api_client_connections_refused_total": ("counter", ()),
     "api_engine_connections": ("gauge", ("state",)),
     "api_engine_up": ("gauge", ()),
     "api_log_lines_dropped_total": ("counter", ()),
@@ -82,6 +83,7 @@ OUTCOMES = {
     "shed_queue_full",
     "shed_queue_timeout",
     "shed_draining",
+    "shed_exhausted",
     "engine_unavailable",
     "engine_error",
     "engine_truncated",
@@ -102,12 +104,14 @@ LOG_EVENTS = {
     "engine_down",
     "engine_starting",
     "engine_up",
+    "few_descriptors",
     "gpu_available",
     "gpu_unavailable",
     "library",
     "listen_ignored",
     "listening",
     "reload_refused",
+    "scrape",
     "reloaded",
     "request",
     "stopped",
@@ -120,6 +124,8 @@ LOG_FIELDS = {
     "outcome",
     "status",
     "endpoint",
+    "method",
+    "path",
     "model",
     "stream",
     "queue_position",
@@ -189,16 +195,32 @@ ADMITTED = {
     "/tokenize": False,
     "/detokenize": False,
     "/v1/messages/count_tokens": False,
+    "/v1/chat/completions/batch": True,
+    "/cohere/v2/chat": True,
+    "/invocations": True,
+    "/v2/embed": True,
+    "/rerank": True,
+    "/v2/rerank": True,
+    "/score": True,
+    "/classify": True,
+    "/pooling": True,
+    "/generative_scoring": True,
+    "/v1/systemone": True,
+    "/v1/decisions": True,
+    "/v1/audio/translations": True,
+    "/version": False,
+    "/v1/responses/{response_id}": False,
+    "/v1/responses/{response_id}/cancel": False,
 }
 
-#: Answered by the gateway itself. All are GET.
-OWN_ROUTES = {"/health", "/ready", "/metrics", "/engine/metrics", "/v1/models"}
+#: Answered by the gateway itself. All are GET; /ping is POST, too.
+OWN_ROUTES = {"/health", "/ready", "/ping", "/metrics", "/engine/metrics", "/v1/models", "/v1/models/<name:model>"}
 
 
 @pytest.fixture(scope="module")
 def exposed() -> dict[str, Any]:
     """Metric → its family, as a scraper reads GET /metrics after everything has happened once."""
-    metrics = Metrics(ENDPOINTS, "0")
+    metrics = Metrics(PATHS, "0")
     chat = Record("r1", "/v1/chat/completions", 0.0, ended_at=1.0, status=200, model_used="m", outcome=Outcome.SERVED)
     metrics.settled(chat)
     metrics.settled(Record("r2", "/nowhere", 0.0, outcome=Outcome.INVALID))
@@ -273,9 +295,9 @@ def test_configuration() -> None:
 
 
 def test_routes() -> None:
-    assert {path: endpoint.needs_slot for path, endpoint in ENDPOINTS.items()} == ADMITTED
+    assert {endpoint.path: endpoint.needs_slot for endpoint in (*ENDPOINTS.values(), *LOOKUPS)} == ADMITTED
     nothing: Any = None
     app = make_app(nothing, nothing, nothing, nothing)
     rules = {rule.rule: rule.methods or set() for rule in app.url_map.iter_rules() if rule.endpoint != "static"}
     assert set(rules) == OWN_ROUTES
-    assert all(methods <= {"GET", "HEAD", "OPTIONS"} for methods in rules.values())
+    assert all(methods - {"HEAD", "OPTIONS"} <= {"GET"} for rule, methods in rules.items() if rule != "/ping")

@@ -14,6 +14,8 @@ CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 CHUNKED = CHUNKED_HEAD + b"3\r\nhel\r\n2;note=1\r\nlo\r\n0\r\nx-trailer: 1\r\n\r\n"
 UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\n\r\nhello"
 CLOSING = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello"
+SHOUTED_CHUNKED = CHUNKED.replace(b"transfer-encoding: chunked", b"TRANSFER-ENCODING: Chunked ")
+SHOUTED_LENGTH = LENGTH.replace(b"Content-Length", b"CONTENT-LENGTH").replace(b"X-Two: a", b"CONNECTION: X-Two, CLOSE")
 OLD = b"HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello"
 EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
 NOTICED = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n" + LENGTH
@@ -43,11 +45,23 @@ async def body(connection: EngineConnection) -> bytes:
         (CHUNKED, 200, b"hello", True),
         (UNTIL_CLOSE, 200, b"hello", False),
         (CLOSING, 200, b"hello", False),
+        (SHOUTED_CHUNKED, 200, b"hello", True),
+        (SHOUTED_LENGTH, 200, b"hello", False),
         (OLD, 200, b"hello", False),
         (EMPTY, 204, b"", True),
         (NOTICED, 200, b"hello", True),
     ],
-    ids=["length", "chunked", "until close", "connection: close", "HTTP/1.0", "no body", "after notices"],
+    ids=[
+        "length",
+        "chunked",
+        "until close",
+        "connection: close",
+        "Chunked",
+        "CLOSE",
+        "HTTP/1.0",
+        "no body",
+        "after notices",
+    ],
 )
 async def test_an_answer_is_the_same_wherever_it_is_cut(
     answer: bytes, status: int, expected: bytes, kept: bool
@@ -64,6 +78,15 @@ async def test_headers_are_lower_case_and_in_order() -> None:
     assert head.headers == [(b"content-length", b"5"), (b"x-two", b"a"), (b"x-two", b"b")]
     assert head.header(b"x-two") == b"a"
     assert head.header(b"x-three") == b""
+
+
+@pytest.mark.parametrize(
+    ("coding", "chunked"), [(b"chunked", True), (b"Chunked", True), (b"CHUNKED ", True), (b"gzip, chunked", False)]
+)
+async def test_when_an_answer_is_chunked_and_no_more(coding: bytes, chunked: bool) -> None:
+    """Only then the pump can pass its bytes on. A coding is compared without regard to case (RFC 9112, 7)."""
+    connection, _, read = await exchange(ScriptedWire(CHUNKED.replace(b": chunked", b": " + coding)))
+    assert (read, connection.answer.chunked) == (b"hello", chunked)
 
 
 async def test_two_exchanges_on_one_connection() -> None:

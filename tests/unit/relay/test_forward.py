@@ -63,6 +63,27 @@ async def test_a_body_goes_out_as_it_is_with_its_length(size: int) -> None:
     assert sent_body(wire) == b"x" * size
 
 
+@pytest.mark.parametrize(
+    ("status", "media_type", "is_stream"),
+    [
+        ("200 OK", b"text/event-stream", True),
+        ("200 OK", b"Text/Event-Stream", True),
+        ("200 OK", b"TEXT/EVENT-STREAM;charset=utf-8", True),
+        ("200 OK", b"text/event-stream ; Charset=UTF-8", True),
+        ("200 OK", b" text/event-stream \t", True),
+        ("200 OK", b"text/event-streams", False),
+        ("200 OK", b"application/json; profile=text/event-stream", False),
+        ("200 OK", b"", False),
+        ("206 Partial", b"text/event-stream", False),
+    ],
+)
+async def test_which_answers_are_streams(status: str, media_type: bytes, is_stream: bool) -> None:
+    """A media type is compared without regard to case, and without its parameters (RFC 9110, 8.3.1)."""
+    head = b"HTTP/1.1 %s\r\nContent-Type: %s\r\ncontent-length: 2\r\n\r\n" % (status.encode(), media_type)
+    with await begin(Engine(ScriptedWire(head + b"ok")).pool, request(), b"{}") as exchange:
+        assert exchange.is_stream is is_stream
+
+
 async def test_streamed_body_of_known_length() -> None:
     """A body of known length is passed on as it comes."""
     wire = ScriptedWire(ANSWER)

@@ -1,8 +1,10 @@
 """What crosses the gate in headers: an allow-list in, everything but the hop's own out."""
 
+from sluicegate.config.schema import EngineConfig
 from sluicegate.exchange import Dialect, Endpoint, Headers, Request
-from sluicegate.relay.message import answer_headers, request_head
+from sluicegate.relay.message import TO_ENGINE, answer_headers, request_head, to_engine
 from tests.harness import SimBody
+from tests.routes import documented_headers
 
 
 def request(headers: Headers) -> Request:
@@ -78,3 +80,15 @@ def test_answer_headers() -> None:
         "x-request-id",
     ]
     assert answer_headers([*kept, *[(name.encode(), b"x") for name in hop]]) == kept
+
+
+def test_what_is_configured_passes_besides() -> None:
+    headers: Headers = [(b"accept", b"a"), (b"x-session-id", b"s"), (b"x-vllm-priority", b"1"), (b"cookie", b"c")]
+    sent = fields(request_head(request(headers), 0, to_engine(["x-session-id", "cookie"])))
+    assert sent[2:-2] == [b"accept: a", b"x-session-id: s", b"cookie: c"]
+
+
+def test_docs_say_which_headers_pass() -> None:
+    documented = documented_headers()
+    assert {name for name, when in documented.items() if when == "always"} == {name.decode() for name in TO_ENGINE}
+    assert [name for name, when in documented.items() if when == "by default"] == list(EngineConfig().pass_headers)

@@ -75,7 +75,7 @@ def test_answer_is_written_as_it_comes(gateway: Gateway) -> None:
 
 
 def test_an_empty_answer_is_one_too(gateway: Gateway) -> None:
-    gateway.streams(chunk(None), USAGE | {"usage": None}, DONE)
+    gateway.streams(chunk(None) | {"error": ""}, USAGE | {"usage": None}, DONE)
     assert ask(gateway.url, "small", "Where?", print).tokens == 0
 
 

@@ -9,11 +9,12 @@ from ... import refusals
 from ...config.live import Live
 from ...exchange import ClientGone, ClientStalled
 from ...outcome import Outcome, Refusal
+from ..codings import decoded
 from ..handler import Handler, Unmatched
-from ..intake import LINGER_S, PIECE, dialect_of, make_request, new_id, too_slow
-from ..sockets import reset_on_close
+from ..intake import PIECE, dialect_of, make_request, new_id, too_slow
+from ..sockets import has_unread, linger, reset_on_close
 from .client import Http1Body, Http1Client
-from .grammar import target_of
+from .grammar import method_of, target_of
 from .head import Head, may_be_hot
 
 #: How long a new connection may take for its first request while the gateway closes (seconds). A client that connects
@@ -27,7 +28,7 @@ _END_OF_HEAD = b"\r\n\r\n"
 
 
 class HandOver(Exception):
-    """Not for the fast way: Hypercorn serves the connection from now on, beginning with `data`."""
+    """Not for the fast way: Hypercorn serves what comes now, beginning with `data`."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__()
@@ -37,14 +38,17 @@ class HandOver(Exception):
 class Http1Connection:
     """One client connection on the fast way. The caller owns the socket and closes it."""
 
-    def __init__(self, sock: socket.socket, handler: Handler, config: Live, unmatched: Unmatched) -> None:
+    def __init__(
+        self, sock: socket.socket, handler: Handler, config: Live, unmatched: Unmatched, data: bytes = b""
+    ) -> None:
+        """`data`: what has been read of it already."""
         self.sock = sock
         self.closing = False
         self.fresh = True  # no request has come yet
         self._handler = handler
         self.config = config
         self._unmatched = unmatched
-        self._buffer = b""
+        self._buffer = data
         self._unsent = b""
         self._idle: trio.CancelScope | None = None
         self._scope = trio.CancelScope()
@@ -72,15 +76,19 @@ class Http1Connection:
     async def _serve_one(self, head: Head) -> bool:
         """Serve one request; whether the connection can take another."""
         body = Http1Body(self, head.headers)
-        request = make_request(head.endpoint, head.headers, body)
+        if head.coded:
+            plain, headers = decoded(body, head.headers, self.config.current.limits)
+            request = make_request(head.endpoint, headers, plain, head.query)
+        else:
+            request = make_request(head.endpoint, head.headers, body, head.query)
         client = Http1Client(self, request.id, body, keep_alive=head.keep_alive)
         try:
             await self._handler.handle(request, client)
         finally:
             if client.started and not client.complete:
                 reset_on_close(self.sock)
-        if client.complete and not body.consumed:
-            await self._linger()
+        if client.complete and not client.keep_alive and (not body.consumed or has_unread(self.sock)):
+            await linger(self.sock)
         return client.complete and client.keep_alive
 
     # -- reading --------------------------------------------------------------------------------------------------
@@ -155,13 +163,6 @@ class Http1Connection:
             buffer += data
         return bytes(buffer)
 
-    async def _linger(self) -> None:
-        """Let the answer arrive although the peer still sends: a close with bytes unread would reset the connection."""
-        with trio.move_on_after(LINGER_S) as scope, contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_WR)
-            while await self._receive(scope.deadline):
-                pass
-
     # -- writing --------------------------------------------------------------------------------------------------
 
     async def send(self, data: bytes) -> None:
@@ -204,9 +205,11 @@ class Http1Connection:
     async def _reject(self, head: bytes, status: int, message: str) -> None:
         """Answer a head that is not whole or too large, and close."""
         request_id = new_id()
-        self._unmatched(request_id, status)
+        target = target_of(head)
+        refusal = Refusal(Outcome.INVALID, status, message)
+        self._unmatched(request_id, refusal, method_of(head), target)
         client = Http1Client(self, request_id, None, keep_alive=False)
-        made = refusals.answer(dialect_of(target_of(head)), Refusal(Outcome.INVALID, status, message))
+        made = refusals.answer(dialect_of(target), refusal)
         with contextlib.suppress(ClientGone, ClientStalled):
             await client.respond(made.status, made.headers, made.body)
-            await self._linger()
+            await linger(self.sock)

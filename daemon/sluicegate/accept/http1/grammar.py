@@ -99,10 +99,33 @@ def origin_form(target: bytes) -> bytes:
     return rest if rest.startswith(b"/") else b"/" + rest
 
 
-def target_of(head: bytes) -> bytes:
-    """The target in the beginning of a head that need not be valid, in origin form; b"" if there is none."""
+def without_dots(path: str) -> str:
+    """`path` without its dot segments (RFC 3986, 5.2.4).
+
+    Unchanged, and so no route's, if they lead up to its root: such a path would get past a proxy's rule for the
+    beginnings of paths.
+    """
+    kept: list[str] = []
+    for segment in path[1:].split("/"):
+        if segment == "..":
+            if len(kept) < 2:
+                return path
+            kept.pop()
+        elif segment != ".":
+            kept.append(segment)
+    return "/" + "/".join(kept)
+
+
+def method_of(head: bytes) -> str:
+    """The method at the beginning of a head that need not be valid; "" if it is none."""
+    word = head[:16].partition(b" ")[0]
+    return word.decode("ascii") if word in _METHODS else ""
+
+
+def target_of(head: bytes) -> str:
+    """The target in the beginning of a head that need not be valid, in origin form; "" if there is none."""
     words = head[:1000].split(b" ", 2)
-    return origin_form(words[1]) if len(words) > 1 else b""
+    return origin_form(words[1]).decode(errors="backslashreplace") if len(words) > 1 else ""
 
 
 def _check_target(method: bytes, target: bytes) -> None:

@@ -5,6 +5,7 @@ fast way refuses no head itself: one that is not for it goes to Hypercorn, and g
 """
 
 import functools
+import re
 
 import httptools
 
@@ -17,8 +18,14 @@ _HOT = {
     b"POST %b HTTP/1.1" % path.encode("ascii"): endpoint for path, endpoint in ENDPOINTS.items() if not endpoint.opaque
 }
 
-#: Fields that are looked at while the head is parsed: Host, and those that make a request one for Hypercorn.
-_NOTED = frozenset({b"host", b"expect", b"transfer-encoding", b"upgrade", b"http2-settings"})
+#: A request line with a query: without it one of the above.
+_QUERY = re.compile(rb"(POST [^? ]+)(\?[\x21-\x7e]*)( HTTP/1\.1)")
+
+#: Fields that are looked at while the head is parsed: Host, the body's coding, and those that are for Hypercorn.
+_NOTED = frozenset({b"host", b"content-encoding", b"expect", b"transfer-encoding"})
+
+#: It may be ignored (RFC 9110, 7.8), and Java's client sends it with every request. llhttp would end the body at it.
+_UPGRADE = re.compile(rb"\r\nupgrade:[^\r]*", re.IGNORECASE)
 
 #: Clients of one gateway send the same few Hosts: looked up in a third of the time of a match. At most 64 heads' worth.
 _valid_host = functools.lru_cache(maxsize=64)(grammar.valid_host)
@@ -28,14 +35,19 @@ _BEGINNING = b"POST /"
 
 
 class Head:
-    """A head on the fast way. `headers`: in wire order, names in lower case."""
+    """A head on the fast way. `headers`: in wire order, names in lower case. `query`: with its question mark.
 
-    __slots__ = ("complete", "endpoint", "headers", "hosts", "keep_alive", "strange")
+    `coded`: the body has, or may have, a content coding.
+    """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    __slots__ = ("coded", "complete", "endpoint", "headers", "hosts", "keep_alive", "query", "strange")
+
+    def __init__(self, endpoint: Endpoint, query: bytes) -> None:
         self.endpoint = endpoint
+        self.query = query
         self.headers: Headers = []
         self.hosts = 0
+        self.coded = False
         self.complete = False
         self.strange = False
         self.keep_alive = True
@@ -43,15 +55,22 @@ class Head:
     @classmethod
     def parse(cls, data: bytes) -> "Head | None":
         """The head in `data`, which ends with its blank line; None if it is not for the fast way, or not valid."""
-        endpoint = _HOT.get(data[: data.find(b"\r")])
+        line = data[: data.find(b"\r")]
+        endpoint, query = _HOT.get(line), b""
         if endpoint is None:
-            return None
-        head = cls(endpoint)
+            match = _QUERY.fullmatch(line)
+            if match is None or (endpoint := _HOT.get(match[1] + match[3])) is None:
+                return None
+            query = match[2]
+        head = cls(endpoint, query)
         parser = httptools.HttpRequestParser(head)
         try:
             parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        except httptools.HttpParserError:
             return None
+        except httptools.HttpParserUpgrade:
+            data, ignored = _UPGRADE.subn(b"", data)
+            return cls.parse(data) if ignored else None
         if head.hosts != 1 or head.strange or not head.complete:
             return None
         head.keep_alive = bool(parser.should_keep_alive())
@@ -64,6 +83,8 @@ class Head:
         if name in _NOTED:
             if name == b"host" and _valid_host(value):
                 self.hosts += 1
+            elif name == b"content-encoding":
+                self.coded = True
             else:
                 self.strange = True
         self.headers.append((name, value))

@@ -18,7 +18,8 @@ from ... import refusals
 from ...outcome import Outcome, Refusal
 from ..handler import Peer, Unmatched
 from ..intake import dialect_of, new_id
-from .grammar import Malformed, check_chunk_line, check_head, check_section, origin_form, target_of
+from .grammar import Malformed, check_chunk_line, check_head, check_section, method_of, origin_form, target_of
+from .head import may_be_hot
 
 
 class StrictH11(H11Protocol):
@@ -32,6 +33,19 @@ class StrictH11(H11Protocol):
         self._unmatched = unmatched
         self._linger = linger
 
+    async def gives_back(self, data: bytes) -> bool:
+        """Whether `data`, which has just been read, begins a request that may be one for the fast way.
+
+        If it comes before the present answer has ended, wait for that, as with every request that is pipelined.
+        """
+        connection = self._checked
+        if self.connection is not connection or connection.trailing_data[0] or not (data and may_be_hot(data)):
+            return False
+        if connection.their_state is h11.DONE:
+            await self.can_read.clear()
+            await self.can_read.wait()
+        return connection.states == {h11.CLIENT: h11.IDLE, h11.SERVER: h11.IDLE}
+
     async def stream_send(self, event: Event) -> None:
         if isinstance(event, Response) and self._checked.refusal is not None:
             event.headers.append((b"connection", b"close"))
@@ -43,7 +57,7 @@ class StrictH11(H11Protocol):
         if refusal is None:
             return  # the client disconnected in the middle of a head
         request_id = new_id()
-        self._unmatched(request_id, refusal.status)
+        self._unmatched(request_id, refusal, self._checked.method, self._checked.target)
         made = refusals.answer(dialect_of(self._checked.target), refusal)
         more = [
             (b"x-request-id", request_id.encode("ascii")),
@@ -71,7 +85,8 @@ class _CheckedConnection(h11.Connection):
         self._peer = peer
         self._ended = False
         self._skipped_line = False
-        self.target = b""  # of a head that is not valid
+        self.target = ""  # of a head that is not valid, as is:
+        self.method = ""
         self.refusal: Refusal | None = None
 
     def receive_data(self, data: bytes) -> None:
@@ -97,6 +112,11 @@ class _CheckedConnection(h11.Connection):
                 raise
             self._peer.refusal = self.refusal
             return h11.Data(data=b"")
+        if isinstance(event, h11.Request) and _is_broken_handshake(event):
+            # Hypercorn would answer without a body, tell nobody, and wait for ever for what comes then.
+            self.target, self.method = event.target.decode("ascii"), event.method.decode("ascii")
+            self.refusal = Refusal(Outcome.INVALID, 400, "The request is not a valid WebSocket handshake.")
+            raise h11.RemoteProtocolError("malformed")
         if isinstance(event, h11.Request) and not event.target.startswith(b"/"):
             target = origin_form(event.target)
             return h11.Request(
@@ -113,11 +133,11 @@ class _CheckedConnection(h11.Connection):
             self._skipped_line = True  # RFC 9112, 2.2: one empty line before a request
             return False
         self._skipped_line = False
-        self.target = target_of(section)
+        self.target, self.method = target_of(section), method_of(section)
         if len(section) > self._head_max:
             raise h11.LocalProtocolError("head too large", error_status_hint=431)
         check_head(section)
-        self.target = b""
+        self.target = ""
         return True
 
     def _refusal(self, error: h11.RemoteProtocolError, *, in_body: bool) -> Refusal:
@@ -125,10 +145,21 @@ class _CheckedConnection(h11.Connection):
         if in_body:
             return Refusal(Outcome.INVALID, 400, "The request's body is not validly chunked.")
         if error.error_status_hint == 431:
-            self.target = self.target or target_of(self.trailing_data[0])
+            if not self.target:
+                self.target, self.method = target_of(self.trailing_data[0]), method_of(self.trailing_data[0])
             return Refusal(Outcome.INVALID, 431, f"The request's head is larger than {self._head_max} bytes.")
         why = str(error.__cause__ or "it is malformed")
         return Refusal(Outcome.INVALID, error.error_status_hint, f"The request is not valid HTTP/1.1: {why}.")
+
+
+def _is_broken_handshake(request: h11.Request) -> bool:
+    """Whether Hypercorn would take it for a WebSocket handshake and find it invalid (RFC 6455, 4.2.1)."""
+    fields = dict(request.headers)
+    if request.method != b"GET" or fields.get(b"upgrade", b"").lower() != b"websocket":
+        return False
+    tokens = [token.strip() for token in fields.get(b"connection", b"").lower().split(b",")]
+    valid = b"sec-websocket-key" in fields and fields.get(b"sec-websocket-version") == b"13"
+    return b"upgrade" in tokens and (not valid or request.http_version != b"1.1")
 
 
 class _CheckedBuffer(ReceiveBuffer):

@@ -159,13 +159,14 @@ def test_origin_form(target: bytes, path: bytes) -> None:
 @pytest.mark.parametrize(
     ("head", "target"),
     [
-        (b"POST /v1/messages HTTP/1.1\r\n", b"/v1/messages"),
-        (b"POST http://a/v1/messages HTTP/1.1\r\n", b"/v1/messages"),
-        (b"POST /v1", b"/v1"),
-        (b"POST ", b""),
-        (b"POST", b""),
-        (b"", b""),
+        (b"POST /v1/messages HTTP/1.1\r\n", "/v1/messages"),
+        (b"POST http://a/v1/messages HTTP/1.1\r\n", "/v1/messages"),
+        (b"POST /v1", "/v1"),
+        (b"POST ", ""),
+        (b"POST", ""),
+        (b"", ""),
+        (b"POST /\xff\x00 HTTP/1.1\r\n", "/\\xff\x00"),
     ],
 )
-def test_target_of_a_head_that_need_not_be_valid(head: bytes, target: bytes) -> None:
+def test_target_of_a_head_that_need_not_be_valid(head: bytes, target: str) -> None:
     assert target_of(head) == target

@@ -19,6 +19,28 @@ def test_parse() -> None:
     assert head.keep_alive
 
 
+def test_query() -> None:
+    """As the client sent it, for the engine; what is before it decides."""
+    head = Head.parse(LINE.replace(b" H", b"?beta=true&x=%20?y#z H") + HOST + LENGTH + b"\r\n")
+    assert head is not None
+    assert (head.endpoint, head.query) == (ENDPOINTS[CHAT], b"?beta=true&x=%20?y#z")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"connection: upgrade\r\nupgrade: h2c\r\n",
+        b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQ\r\nUpgrade: h2c\r\n",
+        b"upgrade: websocket\r\nconnection: upgrade\r\nUPGRADE:h2c\r\n",
+    ],
+)
+def test_upgrade_is_ignored(fields: bytes) -> None:
+    head = Head.parse(LINE + HOST + fields + LENGTH + b"\r\n")
+    assert head is not None
+    assert head.keep_alive
+    assert (b"content-length", b"2") in head.headers
+
+
 def test_connection_close() -> None:
     head = Head.parse(LINE + HOST + b"content-length: 2\r\nconnection: x, close\r\n\r\n")
     assert head is not None
@@ -35,8 +57,7 @@ def test_connection_close() -> None:
         LINE + b"host: a b\r\n" + LENGTH + b"\r\n",
         LINE + HOST + LENGTH + b"expect: 100-continue\r\n\r\n",
         LINE + HOST + b"Transfer-Encoding: chunked\r\n\r\n",
-        LINE + HOST + LENGTH + b"connection: upgrade\r\nupgrade: h2c\r\n\r\n",
-        LINE + HOST + LENGTH + b"http2-settings: a\r\n\r\n",
+        LINE + HOST + b"content-length: 0\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n",
         LINE + HOST + LENGTH + b"content-length: 2\r\n\r\n",
         LINE + HOST + LENGTH + b"x: a\r\n b\r\n\r\n",
         LINE + HOST + LENGTH + b"x: a",
@@ -44,7 +65,10 @@ def test_connection_close() -> None:
         LINE.replace(b"1.1", b"1.0") + HOST + LENGTH + b"\r\n",
         LINE.replace(b"POST", b"GET") + HOST + LENGTH + b"\r\n",
         b"POST /v1/audio/transcriptions HTTP/1.1\r\n" + HOST + LENGTH + b"\r\n",
-        b"POST /v1/chat/completions?a HTTP/1.1\r\n" + HOST + LENGTH + b"\r\n",
+        b"POST /v1/chat/completions?a\xe9 HTTP/1.1\r\n" + HOST + LENGTH + b"\r\n",
+        b"POST /v1/chat/completions?a b HTTP/1.1\r\n" + HOST + LENGTH + b"\r\n",
+        b"POST /v1/audio/transcriptions?a HTTP/1.1\r\n" + HOST + LENGTH + b"\r\n",
+        b"POST /nowhere?/v1/chat/completions HTTP/1.1\r\n" + HOST + LENGTH + b"\r\n",
         b"\r\n" + LINE + HOST + LENGTH + b"\r\n",
         b"",
     ],
