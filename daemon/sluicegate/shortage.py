@@ -25,6 +25,7 @@ _UNLIMITED = 1 << 20
 #: Errors of system calls by which the kernel says that there is no more, and of what.
 _OF = {
     errno.EMFILE: "file descriptors",
+    errno.EBUSY: "file descriptors",  # from getaddrinfo, on hosts that look up names over mDNS (libnss-mdns)
     errno.ENFILE: "file descriptors on this host",
     errno.ENOMEM: "memory",
     errno.ENOBUFS: "memory for sockets",

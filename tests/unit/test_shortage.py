@@ -24,7 +24,9 @@ def _nested(error: Exception) -> BaseException:
             return last
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL])
+@pytest.mark.parametrize(
+    "number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL, errno.EBUSY]
+)
 def test_ours(number: int) -> None:
     error = OSError(number, "x")
     assert shortage(error) == shortage(_nested(error)) != ""
