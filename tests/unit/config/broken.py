@@ -114,6 +114,23 @@ BROKEN = [
         "[engine]\nmodel_name = ['a']",
     ),
     Broken("no host", f': listen = ":8080": {LISTEN_ALLOWED}; {HOST_MISSING}', 'listen = ":8080"'),
+    Broken(
+        "an address of a list",
+        f": listen = […]: entry 2 {LISTEN_ALLOWED}; the port is missing",
+        'listen = ["[::1]:1", "gpu1"]',
+    ),
+    Broken(
+        "an address twice",
+        f": listen = […]: {LISTEN_ALLOWED}, or a list of these, each once; entry 2 was there before",
+        'listen = ["[::1]:1", "[::1]:1"]',
+    ),
+    Broken("a list without an address", f": listen = […]: {LISTEN_ALLOWED}, or a list of these; a list", "listen = []"),
+    Broken("a list of numbers", f": listen = […]: {LISTEN_ALLOWED}, or a list of these; entry 1", "listen = [1]"),
+    Broken(
+        "the engine's place in a list",
+        f": listen = […]: must not be the address of engine.base_url, {OWN_ENGINE}",
+        'listen = ["[::1]:1", "127.0.0.1:8000"]',
+    ),
     Broken("port alone", f": listen = 8080: {LISTEN_ALLOWED}", "listen = 8080"),
     Broken(
         "path too long",

@@ -24,6 +24,8 @@ unix = st.builds(UnixAddress, printable.map(lambda name: f"/run/{name.replace('/
 
 
 def values(setting: Setting) -> st.SearchStrategy[Any]:
+    if setting.many:
+        return st.lists(tcp | unix, min_size=1, max_size=3, unique=True).map(tuple)
     if setting.notation:
         return tcp | unix
     if setting.choices:
@@ -40,7 +42,7 @@ def values(setting: Setting) -> st.SearchStrategy[Any]:
 configs = (
     st.fixed_dictionaries({}, optional={key: values(setting) for key, setting in SETTINGS.items()})
     .map(build)
-    .filter(lambda config: not reaches(config.engine.base_url, config.listen))
+    .filter(lambda config: not any(reaches(config.engine.base_url, one) for one in config.listen))
 )
 
 
