@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from sluicegate import __version__
-from sluicegate.accept.sockets import bind
+from sluicegate.accept.sockets import bind_all
 from sluicegate.config.address import parse_engine
 from sluicegate.config.schema import Address, Config, TcpAddress
 from sluicegate.config.settings import SETTINGS, build
@@ -57,7 +57,7 @@ def configuration(engine: str = "http://127.0.0.1:1", **settings: Any) -> Config
 
     `settings` are fields of any table: their names are unique over the schema. Probes are frequent unless told.
     """
-    values: dict[str, Any] = {"listen": TcpAddress("127.0.0.1", 0), "probe_interval_s": 0.2, **settings}
+    values: dict[str, Any] = {"listen": (TcpAddress("127.0.0.1", 0),), "probe_interval_s": 0.2, **settings}
     values["base_url"] = parse_engine(engine)
     config = build({setting.key: values.pop(setting.name) for setting in SETTINGS.values() if setting.name in values})
     assert not values, f"no such settings: {values}"
@@ -124,18 +124,21 @@ class Running:
 async def open_gateway(
     config: Config, *, wait_ready: bool = True, make_dial: MakeDial = dialer
 ) -> AsyncIterator[Running]:
-    """A gateway on a real socket (config.listen; port 0: any), until the block ends, or fails for taking too long."""
+    """A gateway on real sockets (config.listen; port 0: any), until the block ends, or fails for taking too long.
+
+    Its `base_url` is the first of them.
+    """
     pump = Pump(config.timeouts.idle_s, config.timeouts.client_stall_s)
     with trio.fail_after(PATIENCE_S), pump, _open_log() as (metrics, log, log_file):
         gateway = WatchedGateway(config, metrics, log, make_dial, pump=pump)
-        listener = bind(config.listen)
-        if isinstance(config.listen, TcpAddress):
-            host, port = listener.socket.getsockname()[:2]
+        listeners = bind_all(config.listen)
+        if isinstance(config.listen[0], TcpAddress):
+            host, port = listeners[0].socket.getsockname()[:2]
             base_url = f"http://{host}:{port}"
         else:
-            base_url = str(config.listen)
+            base_url = str(config.listen[0])
         async with trio.open_nursery() as nursery:
-            await nursery.start(gateway.run, [listener])
+            await nursery.start(gateway.run, listeners)
             running = Running(gateway, log_file, base_url)
             if wait_ready:
                 await running.engine_state(EngineState.UP)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import __version__
 from .config.load import ConfigError, Resolved, resolve_file
-from .config.schema import Address, TcpAddress
+from .config.schema import Address
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -55,14 +55,13 @@ def _serve(resolved: Resolved, file: Path | None) -> int:
     from .lifecycle import serve
     from .service.systemd import HandoverError
 
-    listen = resolved.config.listen
     try:
         return serve(resolved.config, lambda: resolve_file(file, os.environ).config)
     except HandoverError as error:
         print(f"sluicegate: {error}", file=sys.stderr)
         return EXIT_FAILED
     except OSError as error:
-        print(f"sluicegate: {_why_not_listening(listen, error)}", file=sys.stderr)
+        print(f"sluicegate: {_why_not_listening(resolved.config.listen, error)}", file=sys.stderr)
         return EXIT_FAILED
 
 
@@ -114,12 +113,13 @@ def _run(argv: list[str]) -> int:
     return run(argv)
 
 
-def _why_not_listening(listen: Address, error: OSError) -> str:
-    """One sentence: the address, what is wrong with it, what to do."""
+def _why_not_listening(addresses: Sequence[Address], error: OSError) -> str:
+    """One sentence: the address (`filename` of the error, if it is about one), what is wrong with it, what to do."""
+    listen = str(error.filename or " and ".join(map(str, addresses)))
     what = error.strerror or str(error)
     if isinstance(error, socket.gaierror):
         return f"cannot listen on {listen}: {what}: the host's name must have an address (listen, LISTEN)"
-    advice = (_TCP_ADVICE if isinstance(listen, TcpAddress) else _UNIX_ADVICE).get(error.errno or 0)
+    advice = (_UNIX_ADVICE if listen.startswith("unix:") else _TCP_ADVICE).get(error.errno or 0)
     if advice is None:
         return f"cannot serve on {listen}: {what}"
     return f"cannot listen on {listen}: {what}: {advice}"

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import trio
 
 from . import __version__
-from .accept.sockets import adopt, bind, bound_address
+from .accept.sockets import adopt, bind_all, bound_address
 from .config.address import describes
 from .config.faults import ConfigError
 from .config.reload import changes, told, why_not
@@ -111,22 +111,22 @@ class Daemon:
         """On what systemd handed over, or else where the configuration says."""
         listen = self._gateway.config.listen
         if not self._service.sockets:
-            listener = bind(listen)
-            if isinstance(listen, TcpAddress):  # the kernel chooses the port for port 0
-                listen = TcpAddress(listen.host, listener.socket.getsockname()[1])
-            self._where = str(listen)
-            return [listener]
+            listeners = bind_all(listen)
+            self._where = " and ".join(map(_with_port, listen, listeners))
+            return listeners
         return self._take_over(self._service.sockets, listen)
 
-    def _take_over(self, sockets: Sequence[socket.socket], listen: Address) -> list[trio.SocketListener]:
+    def _take_over(self, sockets: Sequence[socket.socket], listen: Sequence[Address]) -> list[trio.SocketListener]:
         listeners = [adopt(sock) for sock in sockets]
         addresses = [bound_address(listener) for listener in listeners]
         bound = " and ".join(map(str, addresses))
         self._where = f"{bound}, a socket of systemd's"
-        if not any(describes(listen, address) for address in addresses):
+        ignored = [one for one in listen if not any(describes(one, address) for address in addresses)]
+        if ignored:
+            without = " and ".join(map(str, ignored))
             self._log.warning(
                 "listen_ignored",
-                detail=f"systemd's socket listens on {bound}, so listen = {listen} has no effect: set it to the same "
+                detail=f"systemd's socket listens on {bound}, so listen = {without} has no effect: set it to the same "
                 "address, or change ListenStream= in sluicegate.socket",
             )
         return listeners
@@ -190,3 +190,10 @@ class Daemon:
             f"Serving on {self._where}; {gateway.config.admission.max_active} slots; engine {gateway.health}: {how}"
         )
         return f"{status}; the last reload was refused, the log says why" if self._refused else status
+
+
+def _with_port(address: Address, listener: trio.SocketListener) -> str:
+    """Where `listener` listens, which was to be `address`: the kernel chooses the port for port 0."""
+    if isinstance(address, TcpAddress):
+        address = TcpAddress(address.host, listener.socket.getsockname()[1])
+    return str(address)

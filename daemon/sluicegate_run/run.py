@@ -139,7 +139,7 @@ def _listen(environ: Mapping[str, str]) -> TcpAddress:
     """Where the gateway will listen. Raises ConfigError for everything that the gateway would refuse."""
     # The engine's address is chosen here; the one in the environment need not even be valid.
     ours = {"VLLM_BASE_URL": "unix:/run/engine.sock", "MODEL_NAME": ""}
-    listen = resolve_file(None, {**environ, **ours}).config.listen
+    listen = resolve_file(None, {**environ, **ours}).config.listen[0]
     if not isinstance(listen, TcpAddress) or listen.port == 0:
         raise RunError(
             f"`sluicegate run` needs a TCP port to show, and LISTEN is {listen}: set it to an address such as "

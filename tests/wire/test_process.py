@@ -189,3 +189,28 @@ def test_crash_is_logged_and_not_hidden(monkeypatch: pytest.MonkeyPatch, capfd: 
     assert (line["event"], line["level"]) == ("crashed", "error")
     assert line["detail"].startswith("RuntimeError at ")
     assert "sesame" not in line["detail"]
+
+
+async def test_it_listens_on_each_address(config: Path, tmp_path: Path) -> None:
+    """A list of addresses: requests are served on each, and the log names them all."""
+    path = tmp_path / "http.sock"
+    text = f'listen = ["127.0.0.1:0", "unix:{path}"]\n{TOML}'
+    async with started(config, text, {"LISTEN": ""}) as (_engine, daemon):
+        (line,) = await daemon.logged("listening")
+        first, _, second = line["detail"].partition(",")[0].partition(" and ")
+        assert second == f"unix:{path}"
+        tcp = await trio.open_tcp_stream("127.0.0.1", int(first.rpartition(":")[2]))
+        for stream in (tcp, await trio.open_unix_socket(str(path))):
+            async with RawClient(stream) as client:
+                assert (await client.ask(post(CHAT, question()))).status == 200
+
+
+async def test_one_address_taken_is_named(config: Path, tmp_path: Path) -> None:
+    """Of a list of addresses one is taken: the daemon does not start, says which one, and listens nowhere."""
+    path = tmp_path / "http.sock"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        text = f'listen = ["unix:{path}", "{address}"]\n{TOML}'
+        async with run("http://127.0.0.1:1", config, text, {"LISTEN": ""}) as daemon:
+            await daemon.says(f"cannot listen on {address}: ".encode())
+            assert await daemon.process.wait() == 1

@@ -668,7 +668,7 @@ async def test_unix_sockets_on_both_sides(tmp_path: Path) -> None:
     listen = str(tmp_path / "gate.sock")
     async with open_engine() as engine:
         await engine.listen_unix(str(tmp_path / "engine.sock"))
-        config = configuration(f"unix:{tmp_path}/engine.sock", listen=UnixAddress(listen))
+        config = configuration(f"unix:{tmp_path}/engine.sock", listen=(UnixAddress(listen),))
         async with open_gateway(config) as running:
             answer = await _over_unix(running)
             assert (answer.status, answer.body.count(b"[DONE]")) == (200, 1)

@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 import struct
+from collections.abc import Iterable
 
 import trio
 
@@ -19,6 +20,20 @@ LINGER_READ = 65536
 
 #: Connections that the kernel completes for us before we accept them.
 BACKLOG = 1024
+
+
+def bind_all(addresses: Iterable[Address]) -> list[trio.SocketListener]:
+    """Listen on each of them, or on none: OSError then, whose `filename` is the address that cannot be bound."""
+    listeners: list[trio.SocketListener] = []
+    for address in addresses:
+        try:
+            listeners.append(bind(address))
+        except OSError as error:
+            error.filename = str(address)
+            for listener in listeners:
+                listener.socket.close()
+            raise
+    return listeners
 
 
 def bind(address: Address) -> trio.SocketListener:

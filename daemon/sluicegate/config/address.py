@@ -52,11 +52,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Notation(Generic[T]):
-    """How one kind of value is written: `parse` raises SettingError, and `parse(write(a)) == a`."""
+    """How one kind of value is written: `parse` raises SettingError, and `parse(write(a)) == a`.
+
+    `fewest`: of a list of them.
+    """
 
     allowed: str
     parse: Callable[[str], T]
     write: Callable[[T], str]
+    fewest: int = 0
 
 
 def parse_listen(text: str) -> Address:
@@ -98,7 +102,7 @@ def write_engine(address: Address) -> str:
     return f"http://{address}" if isinstance(address, TcpAddress) else str(address)
 
 
-LISTEN = Notation("host:port, [ipv6]:port or unix:/path", parse_listen, str)
+LISTEN = Notation("host:port, [ipv6]:port or unix:/path", parse_listen, str, fewest=1)
 ENGINE = Notation("http://host:port or unix:/path", parse_engine, write_engine)
 
 

@@ -43,4 +43,4 @@ def parse_header(text: str) -> str:
     return name
 
 
-HEADERS = Notation("a list of header names", parse_header, str)
+HEADERS = Notation("the name of a header", parse_header, str)

@@ -194,14 +194,16 @@ def _refuse_contradictions(reading: _Reading, config: Config) -> None:
     alone stays valid beside a longer default for the first token.
     """
     listen, engine = SETTINGS["listen"], SETTINGS["engine.base_url"]
-    if reading.refused.isdisjoint({listen.key, engine.key}) and reaches(config.engine.base_url, config.listen):
+    collides = any(reaches(config.engine.base_url, address) for address in config.listen)
+    if reading.refused.isdisjoint({listen.key, engine.key}) and collides:
         # The defaults do not collide: at least one of the two was set.
         setting = engine if engine.key in reading.origins else listen
         other = listen if setting is engine else engine
         origin, value = reading.origins[setting.key], value_of(config, setting)
         message = f"must not be the address of {other.key}, or the gateway would be its own engine"
         assert setting.notation is not None
-        reading.refuse(origin, setting.notation.write(value), message)
+        texts = [setting.notation.write(one) for one in (value if setting.many else [value])]
+        reading.refuse(origin, texts if len(texts) > 1 else texts[0], message)
 
 
 def _text_of(file: Path, *, may_be_absent: bool) -> str | None:

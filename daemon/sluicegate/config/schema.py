@@ -49,8 +49,8 @@ def setting(
     """A field, its meaning, and the values that it accepts.
 
     `env`: the environment variable that overrides it. `low`, `high`: the inclusive range, which every number has.
-    `choices`: the allowed words of a text. `notation`: how an address, or each text of a list, is written. `restart`: a
-    reload cannot change it. The suffix of the name gives the unit: `_s` seconds, `_bytes` bytes.
+    `choices`: the allowed words of a text. `notation`: how an address is written, or another text of a fixed form; a
+    field that is a tuple takes a list of them. `restart`: a reload cannot change it. The suffix of the name gives the unit: `_s` seconds, `_bytes` bytes.
     """
     metadata = {"doc": doc, "env": env, "low": low, "high": high, "choices": choices, "notation": notation}
     metadata["restart"] = restart
@@ -145,8 +145,8 @@ class GpuConfig:
 class Config:
     """The whole configuration, validated."""
 
-    listen: Address = setting(
-        TcpAddress("127.0.0.1", 8080), "where clients connect", env="LISTEN", notation=LISTEN, restart=True
+    listen: tuple[Address, ...] = setting(
+        (TcpAddress("127.0.0.1", 8080),), "where clients connect", env="LISTEN", notation=LISTEN, restart=True
     )
     engine: EngineConfig = EngineConfig()
     admission: AdmissionConfig = AdmissionConfig()

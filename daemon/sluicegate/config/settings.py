@@ -17,6 +17,9 @@ _NUMBERS: dict[Any, re.Pattern[str]] = {
     float: re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"),
 }
 
+#: The most entries of a list.
+LIST_MAX = 16
+
 _UNITS = {"_s": " of seconds", "_bytes": " of bytes"}
 
 
@@ -43,14 +46,14 @@ class Setting:
 
     @property
     def many(self) -> bool:
-        """Whether it is a list of what `notation` says."""
+        """Whether it has a list of values; one that stands alone needs no brackets."""
         return get_origin(self.type) is tuple
 
     @property
     def allowed(self) -> str:
         """What it accepts, as it follows the words "must be"."""
         if self.notation:
-            return self.notation.allowed
+            return f"{self.notation.allowed}, or a list of these" if self.many else self.notation.allowed
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if self.type is str:
@@ -61,10 +64,9 @@ class Setting:
 
     def convert(self, value: object) -> Any:
         """The field's value for a value out of TOML. Raises SettingError."""
-        if self.notation and self.many:
-            if isinstance(value, list) and all(isinstance(one, str) for one in value):
-                return tuple(map(self.notation.parse, value))
-        elif self.notation and isinstance(value, str):
+        if self.many:
+            return self._convert_list(value)
+        if self.notation and isinstance(value, str):
             return self.notation.parse(value)
         if self.choices and isinstance(value, str) and value.lower() in self.choices:
             return self.type(value.lower())
@@ -84,8 +86,29 @@ class Setting:
         if self.type in _NUMBERS:
             return repr(value)
         if self.many:
-            return f"[{', '.join(map(self._write_text, value))}]"
+            texts = [self._write_text(one) for one in value]
+            return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
         return self._write_text(value)
+
+    def _convert_list(self, value: object) -> tuple[Any, ...]:
+        assert self.notation is not None
+        if isinstance(value, str):
+            return (self.notation.parse(value),)
+        if not isinstance(value, list):
+            raise SettingError(f"must be {self.allowed}")
+        if not self.notation.fewest <= len(value) <= LIST_MAX:
+            raise SettingError(f"must be {self.allowed}; a list has from {self.notation.fewest} to {LIST_MAX} entries")
+        values: list[Any] = []
+        for number, entry in enumerate(value, 1):
+            if not isinstance(entry, str):
+                raise SettingError(f"must be {self.allowed}; entry {number} is no text")
+            try:
+                values.append(self.notation.parse(entry))
+            except SettingError as error:
+                raise SettingError(f"entry {number} {error}") from None
+            if values[-1] in values[:-1]:
+                raise SettingError(f"must be {self.allowed}, each once; entry {number} was there before")
+        return tuple(values)
 
     def _write_text(self, value: Any) -> str:
         text = self.notation.write(value) if self.notation else str(value)

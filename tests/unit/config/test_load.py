@@ -42,7 +42,7 @@ def test_each_kind_of_value_in_a_file() -> None:
     """
     config = load(text, "f.toml", {})
     assert config == Config(
-        listen=UnixAddress("/run/gate.sock"),
+        listen=(UnixAddress("/run/gate.sock"),),
         engine=EngineConfig(base_url=TcpAddress("gpu1", 8000), model_name="Qwen/Qwen3-8B"),
         admission=AdmissionConfig(max_active=16, queue_mode=QueueMode.REJECT),
         timeouts=TimeoutConfig(idle_s=0.5, drain_s=45.0),
@@ -66,7 +66,7 @@ def test_every_variable() -> None:
         "LISTEN": "[::1]:9",
     }
     assert load(None, "f.toml", environ) == Config(
-        listen=TcpAddress("::1", 9),
+        listen=(TcpAddress("::1", 9),),
         engine=EngineConfig(base_url=UnixAddress("/run/vllm.sock"), model_name="m"),
         admission=AdmissionConfig(max_active=7, queue_mode=QueueMode.REJECT, queue_max=0, queue_timeout_s=10.0),
         timeouts=TimeoutConfig(request_s=0.5),
@@ -195,7 +195,7 @@ def test_the_default_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     file = tmp_path / "a.toml"
     file.write_text("listen = '127.0.0.1:1'")
     monkeypatch.setattr(load_module, "DEFAULT_PATH", file)
-    assert load_file(None, {}).listen == TcpAddress("127.0.0.1", 1)
+    assert load_file(None, {}).listen == (TcpAddress("127.0.0.1", 1),)
 
 
 def test_an_unreadable_default_file_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sluicegate.config.address import TcpAddress, UnixAddress, reaches
+from sluicegate.config.address import ENGINE, LISTEN, Notation, TcpAddress, UnixAddress, reaches
+from sluicegate.config.headers import HEADERS
 from sluicegate.config.load import ConfigError, Origin, load
 from sluicegate.config.schema import Config
 from sluicegate.config.settings import SETTINGS, Setting, build
@@ -22,12 +23,19 @@ tcp = st.builds(
 )
 unix = st.builds(UnixAddress, printable.map(lambda name: f"/run/{name.replace('/', '')[:20]}.sock"))
 
+NOTED: dict[Notation[Any], st.SearchStrategy[Any]] = {
+    LISTEN: tcp | unix,
+    ENGINE: tcp | unix,
+    HEADERS: st.from_regex(r"x-[a-z0-9_|~-]{0,20}", fullmatch=True),
+}
+
 
 def values(setting: Setting) -> st.SearchStrategy[Any]:
-    if setting.many:
-        return st.lists(st.from_regex(r"x-[a-z0-9_|~-]{0,20}", fullmatch=True), max_size=4).map(tuple)
     if setting.notation:
-        return tcp | unix
+        one = NOTED[setting.notation]
+        return (
+            st.lists(one, min_size=setting.notation.fewest, max_size=4, unique=True).map(tuple) if setting.many else one
+        )
     if setting.choices:
         return st.sampled_from(setting.choices).map(setting.type)
     if setting.type is str:
@@ -42,7 +50,7 @@ def values(setting: Setting) -> st.SearchStrategy[Any]:
 configs = (
     st.fixed_dictionaries({}, optional={key: values(setting) for key, setting in SETTINGS.items()})
     .map(build)
-    .filter(lambda config: not reaches(config.engine.base_url, config.listen))
+    .filter(lambda config: not any(reaches(config.engine.base_url, one) for one in config.listen))
 )
 
 

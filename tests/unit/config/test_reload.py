@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sluicegate.config.headers import HEADERS
 from sluicegate.config.reload import changes, told, why_not
 from sluicegate.config.schema import Config, TcpAddress
 from sluicegate.config.settings import SETTINGS, Setting, build, value_of
@@ -15,10 +16,9 @@ NEED_A_RESTART = {"listen", "engine.base_url", "log.format"}
 
 def other(setting: Setting) -> Any:
     """A valid value that is not the default."""
-    if setting.many:
-        return ("another",)
     if setting.notation:
-        return TcpAddress("192.0.2.1", 1)
+        one = "another" if setting.notation is HEADERS else TcpAddress("192.0.2.1", 1)
+        return (one,) if setting.many else one
     if setting.choices:
         return setting.type(next(choice for choice in setting.choices if choice != setting.default))
     if setting.type is str:
