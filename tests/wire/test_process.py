@@ -189,3 +189,40 @@ def test_crash_is_logged_and_not_hidden(monkeypatch: pytest.MonkeyPatch, capfd: 
     assert (line["event"], line["level"]) == ("crashed", "error")
     assert line["detail"].startswith("RuntimeError at ")
     assert "sesame" not in line["detail"]
+
+
+async def test_engine_that_asks_for_a_key(config: Path, tmp_path: Path) -> None:
+    """Told as the reason it is not up; read from its file at a reload; in the place of the client's; never logged."""
+    key = tmp_path / "key"
+    key.write_text("sesame\n")
+    named = TOML + f'api_key = "{key}"\n'
+    async with (
+        open_engine() as engine,
+        run(await engine.listen_tcp(), config, environ={"LOG_LEVEL": "debug"}) as daemon,
+    ):
+        engine.api_key = "sesame"
+        (line,) = await daemon.logged("engine_degraded")
+        assert "asks for a key: set [engine] api_key" in line["detail"]
+        refused = await daemon.ask(post(CHAT, question(), "authorization: Bearer sesame"))
+        assert (refused.status, "the engine asks for a key" in refused.body.decode()) == (503, True)
+        await daemon.reload(config, named)
+        await daemon.logged("engine_up")
+        for fields in ((), ("authorization: Bearer theirs", "x-api-key: theirs")):
+            assert (await daemon.ask(post(CHAT, question(), *fields))).status == 200
+        assert (await daemon.ask(get("/engine/metrics"))).status == 200
+        assert {seen.header("authorization") for seen in engine.posts()} == {"Bearer sesame"}
+        assert engine.seen[-1].header("authorization") == "Bearer sesame"
+        engine.api_key = "another"
+        assert (await daemon.ask(post(CHAT, question()))).status == 502
+        key.unlink()
+        await daemon.reload(config, named)
+        (line,) = await daemon.logged("reload_refused")
+        assert str(key) in line["detail"]
+        assert b"sesame" not in daemon.output
+
+
+async def test_key_that_cannot_be_read(config: Path) -> None:
+    """A configuration error, as systemd's RestartPreventExitStatus= expects it."""
+    async with run("http://127.0.0.1:1", config, TOML + 'api_key = "/nonexistent/key"\n') as daemon:
+        assert await daemon.process.wait() == 2
+        await daemon.says(b"engine.api_key: /nonexistent/key cannot be read")

@@ -1,10 +1,11 @@
-"""Addresses of sockets, and the two ways in which a configuration writes them. Pure: no name is resolved here."""
+"""Addresses of sockets, and the ways in which a configuration writes them and files. Pure: no name is resolved here."""
 
 import ipaddress
 import os.path
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from .faults import SettingError
 
@@ -49,11 +50,15 @@ Address = TcpAddress | UnixAddress
 
 @dataclass(frozen=True, slots=True)
 class Notation:
-    """How one kind of address is written: `parse` raises SettingError, and `parse(write(a)) == a`."""
+    """How one kind of value is written: `parse` raises SettingError, and `parse(write(a)) == a`.
+
+    `hidden`: what cannot be parsed is not shown, for it may be a secret in the place of its file's name.
+    """
 
     allowed: str
-    parse: Callable[[str], Address]
-    write: Callable[[Address], str]
+    parse: Callable[[str], Any]
+    write: Callable[[Any], str]
+    hidden: bool = False
 
 
 def parse_listen(text: str) -> Address:
@@ -97,6 +102,21 @@ def write_engine(address: Address) -> str:
 
 LISTEN = Notation("host:port, [ipv6]:port or unix:/path", parse_listen, str)
 ENGINE = Notation("http://host:port or unix:/path", parse_engine, write_engine)
+
+#: What the name of a systemd credential follows.
+CREDENTIAL = "credential:"
+
+_SECRET_FILE = re.compile(rf"|/.+|{CREDENTIAL}[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+
+
+def parse_secret_file(text: str) -> str:
+    """The absolute path of a file, `credential:NAME` for one that systemd passes, or nothing. Raises SettingError."""
+    if not _SECRET_FILE.fullmatch(text) or not text.isprintable() or text.endswith("/"):
+        raise _refusal(SECRET_FILE, "the key itself does not belong here")
+    return text
+
+
+SECRET_FILE = Notation("the absolute path of a file, or credential:NAME", parse_secret_file, str, hidden=True)
 
 
 def reaches(target: Address, listen: Address) -> bool:

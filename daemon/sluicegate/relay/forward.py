@@ -87,8 +87,12 @@ class Exchange:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def begin(pool: Pool, request: Request, body: bytes | AsyncGenerator[bytes, None]) -> Exchange:
+async def begin(
+    pool: Pool, request: Request, body: bytes | AsyncGenerator[bytes, None], authorization: bytes = b""
+) -> Exchange:
     """Send the request and wait for the head of the answer. EngineUnreachable or EngineBroken if there is none.
+
+    `authorization`, if any, takes the place of the client's own.
 
     A kept connection may die just as it is used: if it did so before any byte of an answer, the request is sent once
     more, on a fresh one. A body that arrives in pieces cannot be sent twice and so never goes over a kept connection.
@@ -100,7 +104,7 @@ async def begin(pool: Pool, request: Request, body: bytes | AsyncGenerator[bytes
         except OSError as error:
             raise EngineUnreachable(str(error), shortage(error)) from None
         try:
-            await _send(connection, request, body)
+            await _send(connection, request, body, authorization)
             return Exchange(pool, connection, await connection.head())
         except EngineBroken:
             again = connection.reused and not connection.answer_begun
@@ -113,9 +117,11 @@ async def begin(pool: Pool, request: Request, body: bytes | AsyncGenerator[bytes
             raise
 
 
-async def _send(connection: EngineConnection, request: Request, body: bytes | AsyncGenerator[bytes, None]) -> None:
+async def _send(
+    connection: EngineConnection, request: Request, body: bytes | AsyncGenerator[bytes, None], authorization: bytes
+) -> None:
     if isinstance(body, bytes):
-        head = request_head(request, len(body))
+        head = request_head(request, len(body), authorization)
         if len(body) <= COPY_MAX:
             await connection.send(head + body)
         else:
@@ -123,7 +129,7 @@ async def _send(connection: EngineConnection, request: Request, body: bytes | As
             await connection.send(body)
         return
     length = request.header(b"content-length")
-    await connection.send(request_head(request, None if length is None else int(length)))
+    await connection.send(request_head(request, None if length is None else int(length), authorization))
     async with aclosing(body):
         async for part in body:
             if part:

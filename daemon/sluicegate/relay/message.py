@@ -36,12 +36,22 @@ _NOT_TO_CLIENT = frozenset(
 )
 
 
-def request_head(request: Request, content_length: int | None) -> bytes:
-    """The head to send to the engine, blank line included. `content_length` in bytes; None: chunked."""
+#: The same for an engine that asks for a key: ours. The client's is none of its business.
+_TO_ENGINE_WITH_KEY = _TO_ENGINE - {b"authorization", b"x-api-key"}
+
+
+def request_head(request: Request, content_length: int | None, authorization: bytes = b"") -> bytes:
+    """The head to send to the engine, blank line included. `content_length` in bytes; None: chunked.
+
+    `authorization`, if any, goes to the engine in the place of the client's own.
+    """
     endpoint = request.endpoint
     path = (endpoint.target or endpoint.path).encode("ascii")
     lines = [b"%s %s%s HTTP/1.1\r\nhost: engine" % (endpoint.method.encode("ascii"), path, request.query)]
-    lines += [b"%s: %s" % field for field in request.headers if field[0] in _TO_ENGINE]
+    passed = _TO_ENGINE_WITH_KEY if authorization else _TO_ENGINE
+    lines += [b"%s: %s" % field for field in request.headers if field[0] in passed]
+    if authorization:
+        lines.append(b"authorization: " + authorization)
     lines.append(b"x-request-id: " + request.id.encode("ascii"))
     if content_length is None:
         lines.append(b"transfer-encoding: chunked\r\n\r\n")

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sluicegate.config.address import TcpAddress, UnixAddress, reaches
+from sluicegate.config.address import SECRET_FILE, TcpAddress, UnixAddress, reaches
 from sluicegate.config.load import ConfigError, Origin, load
 from sluicegate.config.schema import Config
 from sluicegate.config.settings import SETTINGS, Setting, build
@@ -24,6 +24,8 @@ unix = st.builds(UnixAddress, printable.map(lambda name: f"/run/{name.replace('/
 
 
 def values(setting: Setting) -> st.SearchStrategy[Any]:
+    if setting.notation is SECRET_FILE:
+        return st.sampled_from(["", "/etc/key of vLLM", "credential:key"])
     if setting.notation:
         return tcp | unix
     if setting.choices:

@@ -50,6 +50,13 @@ def test_only_what_the_engine_needs_reaches_it() -> None:
     ]
 
 
+def test_our_key_takes_the_place_of_the_clients() -> None:
+    headers: Headers = [(b"accept", b"a"), (b"authorization", b"Bearer theirs"), (b"x-api-key", b"theirs")]
+    lines = fields(request_head(request(headers), 0, b"Bearer ours"))
+    assert lines[2:4] == [b"accept: a", b"authorization: Bearer ours"]
+    assert not [line for line in lines if b"theirs" in line]
+
+
 def test_a_body_of_unknown_length_is_chunked() -> None:
     lines = fields(request_head(request([]), None))
     assert lines[-1] == b"transfer-encoding: chunked"
