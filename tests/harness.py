@@ -215,7 +215,7 @@ class MemoryProbe:
 
     @classmethod
     def of(cls, engine: FakeEngine) -> Any:
-        return lambda _address: cls(engine)
+        return lambda _address, _authorization: cls(engine)
 
     async def __aenter__(self) -> "MemoryProbe":
         return self

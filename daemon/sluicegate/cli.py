@@ -52,11 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(resolved: Resolved, file: Path | None) -> int:
+    from .config.secret import with_secrets
     from .lifecycle import serve
     from .service.systemd import HandoverError
 
     try:
-        return serve(resolved.config, lambda: resolve_file(file, os.environ).config)
+        config = with_secrets(resolved.config, os.environ)
+        return serve(config, lambda: with_secrets(resolve_file(file, os.environ).config, os.environ))
+    except ConfigError as error:
+        _print_faults(error)
+        return EXIT_FAULTS
     except HandoverError as error:
         print(f"sluicegate: {error}", file=sys.stderr)
         return EXIT_FAILED

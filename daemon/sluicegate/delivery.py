@@ -83,6 +83,8 @@ class Delivery:
                 engine, exchange = await self._begin(call, engine, elsewhere)
                 try:
                     with exchange:
+                        if exchange.head.status == 401 and engine.authorization:
+                            raise _denied(engine)
                         if exchange.is_stream:
                             return await self._stream(call, exchange, deadline)
                         return await self._whole(call, exchange)
@@ -110,7 +112,7 @@ class Delivery:
                 failure = self._engines.unavailable()
             else:
                 try:
-                    return engine, await begin(engine.connections, call.request, call.body)
+                    return engine, await begin(engine.connections, call.request, call.body, engine.authorization)
                 except EngineUnreachable as error:
                     failure = _unreachable(engine, error)
                 except EngineBroken as error:
@@ -174,6 +176,13 @@ def _unreachable(engine: Engine, error: EngineUnreachable) -> Refusal:
     engine.failed("the engine cannot be reached", why)
     message, detail = "The engine cannot be reached. Retry in a few seconds.", f"T{why[1:]}."
     return Refusal(Outcome.ENGINE_UNAVAILABLE, 503, message, retry_after_s=RETRY_AFTER_S, detail=detail)
+
+
+def _denied(engine: Engine) -> Refusal:
+    """It took our key when it was probed, and does not now. A 401 would tell the client that its own is wrong."""
+    engine.wake_prober()
+    message = "The engine refuses the gateway's key ([engine] api_key)."
+    return Refusal(Outcome.ENGINE_ERROR, 502, message, headers=_NO_RETRY)
 
 
 def _broken_off(call: Call, engine: Engine, error: EngineBroken) -> Refusal:

@@ -33,8 +33,8 @@ LAST_WORDS_S = 2.0
 #: Longest path of a request without a route that is logged (characters).
 PATH_MAX = 200
 
-#: Opens the probe of an engine. Simulations put their own in.
-MakeProbe = Callable[[Address], AbstractAsyncContextManager[Probe]]
+#: Opens the probe of an engine, from its address and what it gets as Authorization. Simulations put their own in.
+MakeProbe = Callable[[Address, Callable[[], bytes]], AbstractAsyncContextManager[Probe]]
 
 #: Makes the dialer of an engine: its address, and the longest wait in seconds.
 MakeDial = Callable[[Address, float], Dial]
@@ -60,14 +60,15 @@ class Gateway:
         self.metrics = metrics
         self.log = log
         address = config.engine.base_url
-        connections = Pool(make_dial(address, config.engine.connect_timeout_s), to_engine(config.engine.pass_headers))
+        connections = Pool(make_dial(address, config.engine.connect_timeout_s))
         slots = trio.CapacityLimiter(config.admission.max_active)
         self.engines = Engines([Engine("engine", address, connections, slots, self._engine_changed)])
+        self._say_what_engines_get()
         self.admission = Admission(config.admission, self.engines)
         self.ledger = Ledger([metrics.settled, log.settled], trio.current_time)
         self.delivery = Delivery(self._live, self.engines, pump)
         self.pipeline = Pipeline(self._live, self.admission, self.engines, self.delivery, self.ledger)
-        self._scrape = Scrape(self.engines.default.address)
+        self._scrape = Scrape(self.engines.default.address, lambda: self.engines.default.authorization)
         quart = make_app(self, metrics.expose, self._scrape_engine, self._unmatched)
         gate = Gate(self._live, self.pipeline, self._unmatched, quart)
         self.listening = Listening(gate, self.pipeline, self._live, self._unmatched, metrics.connection_refused)
@@ -129,6 +130,7 @@ class Gateway:
         with, but for those of the pump (idle_s and client_stall_s), which hold for the streams that are in it as well.
         """
         self._live.current = config
+        self._say_what_engines_get()
         self.log.set_level(config.log.level)
         for engine in self.engines.all:
             engine.slots.total_tokens = config.admission.max_active
@@ -138,7 +140,6 @@ class Gateway:
             self.pump.set_deadlines(config.timeouts.idle_s, config.timeouts.client_stall_s)
         for engine in self.engines.all:
             engine.connections.dial = self._make_dial(engine.address, config.engine.connect_timeout_s)
-            engine.connections.passed = to_engine(config.engine.pass_headers)
             engine.wake_prober()  # it counts its pauses by the new interval from then on
 
     async def drain(self) -> None:
@@ -156,12 +157,18 @@ class Gateway:
         await self.listening.close_idle()
 
     async def _watch(self, engine: Engine, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        async with self._make_probe(engine.address) as probe:
+        async with self._make_probe(engine.address, lambda: engine.authorization) as probe:
             task_status.started()
             await watch(engine, probe, lambda: self.config.engine.probe_interval_s)
 
     async def _sample_gpu(self) -> None:
         await sample_forever(PyNvml(), self.metrics, lambda: self.config.gpu.sample_interval_s, log=self.log)
+
+    def _say_what_engines_get(self) -> None:
+        config = self.config.engine
+        for engine in self.engines.all:
+            engine.authorization = b"Bearer " + config.key.encode("ascii") if config.key else b""
+            engine.connections.passed = to_engine(config.pass_headers, with_key=bool(config.key))
 
     def _engine_changed(self, engine: Engine) -> None:
         self.metrics.engine_up(self.engines.state is EngineState.UP)

@@ -37,6 +37,9 @@ from tests.fakes.tokens import Tokenizer
 from tests.fakes.transport import MemoryEnd, Transport, reset
 from tests.fakes.wire import Answer
 
+#: Beginnings of the paths that vLLM's `--api-key` guards.
+GUARDED = ("/v1", "/v2", "/inference", "/cohere")
+
 #: The name of the model that a fake engine serves unless told otherwise.
 MODEL = "fake-model"
 
@@ -46,8 +49,9 @@ class FakeEngine:
 
     `script` says how requests are served; `model` "" means that none is loaded; `healthy` False makes /health
     a 503; `refusing` True refuses connections (a dial raises, an accepted socket is reset); `max_num_seqs` bounds
-    `running`; `keep_alive_s` closes idle connections that were accepted after it was set; `root` is what /v1/models
-    tells of where the model came from. `responses` holds those that were asked for, by id.
+    `running`; `keep_alive_s` closes idle connections that were accepted after it was set; `api_key` is what it asks
+    for, as `--api-key` does; `root` is what /v1/models tells of where the model came from. `responses` holds those that
+    were asked for, by id.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class FakeEngine:
         self.accepted = 0
         self.healthy = True
         self.refusing = False
+        self.api_key = ""
         self.keep_alive_s = NEVER
 
     def __repr__(self) -> str:
@@ -221,6 +226,8 @@ class FakeEngine:
     async def _route(self, request: Seen, answer: Answer, nursery: trio.Nursery) -> None:
         path, behaviour = request.path, answer.behaviour
         await trio.sleep(behaviour.delay_s)
+        if self.api_key and path.startswith(GUARDED) and request.header("authorization") != f"Bearer {self.api_key}":
+            raise RefusedError(401, {"error": "Unauthorized"})
         if behaviour.fault is not None and behaviour.fault.kind is Kind.STATUS:
             await answer.whole(behaviour.fault.status, _failure(path, behaviour.fault.status))
         elif path in LEAKS:

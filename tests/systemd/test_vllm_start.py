@@ -138,6 +138,14 @@ def test_the_token_is_passed_by_its_path(tmp_path: Path) -> None:
     assert "hf_secret" not in found.values()
 
 
+def test_the_api_key_is_in_no_argument(tmp_path: Path) -> None:
+    """vLLM reads it from its environment."""
+    (tmp_path / "api-key").write_text("sesame\n")
+    found = environment(CREDENTIALS_DIRECTORY=str(tmp_path))
+    assert found["VLLM_API_KEY"] == "sesame"
+    assert "VLLM_API_KEY" not in environment(CREDENTIALS_DIRECTORY="/nonexistent")
+
+
 def test_without_a_token_it_starts_too(tmp_path: Path) -> None:
     assert "HF_TOKEN_PATH" not in environment(CREDENTIALS_DIRECTORY=str(tmp_path))
     assert "HF_TOKEN_PATH" not in environment()

@@ -1,11 +1,11 @@
-"""Addresses of sockets, and the two ways in which a configuration writes them. Pure: no name is resolved here."""
+"""Addresses of sockets, and the ways in which a configuration writes them and files. Pure: no name is resolved here."""
 
 import ipaddress
 import os.path
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .faults import SettingError
 
@@ -54,13 +54,15 @@ T = TypeVar("T")
 class Notation(Generic[T]):
     """How one kind of value is written: `parse` raises SettingError, and `parse(write(a)) == a`.
 
-    `fewest`: of a list of them.
+    `fewest`: of a list of them. `hidden`: what cannot be parsed is not shown, for it may be a secret in the place of
+    its file's name.
     """
 
     allowed: str
     parse: Callable[[str], T]
     write: Callable[[T], str]
     fewest: int = 0
+    hidden: bool = False
 
 
 def parse_listen(text: str) -> Address:
@@ -104,6 +106,21 @@ def write_engine(address: Address) -> str:
 
 LISTEN = Notation("host:port, [ipv6]:port or unix:/path", parse_listen, str, fewest=1)
 ENGINE = Notation("http://host:port or unix:/path", parse_engine, write_engine)
+
+#: What the name of a systemd credential follows.
+CREDENTIAL = "credential:"
+
+_SECRET_FILE = re.compile(rf"|/.+|{CREDENTIAL}[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+
+
+def parse_secret_file(text: str) -> str:
+    """The absolute path of a file, `credential:NAME` for one that systemd passes, or nothing. Raises SettingError."""
+    if not _SECRET_FILE.fullmatch(text) or not text.isprintable() or text.endswith("/"):
+        raise _refusal(SECRET_FILE, "the key itself does not belong here")
+    return text
+
+
+SECRET_FILE = Notation("the absolute path of a file, or credential:NAME", parse_secret_file, str, hidden=True)
 
 
 def reaches(target: Address, listen: Address) -> bool:
@@ -205,5 +222,5 @@ def _is_host(host: str) -> bool:
     return len(host) <= HOST_MAX_CHARS and all(map(_LABEL.fullmatch, labels))
 
 
-def _refusal(notation: Notation[Address], why: str) -> SettingError:
+def _refusal(notation: Notation[Any], why: str) -> SettingError:
     return SettingError(f"must be {notation.allowed}; {why}")

@@ -110,7 +110,7 @@ class _Reading:
             value = convert(raw)
         except SettingError as error:
             self.refused.add(setting.key)
-            self.refuse(origin, raw, str(error))
+            self.refuse(origin, "***" if setting.notation and setting.notation.hidden else raw, str(error))
         else:
             self.values[setting.key] = value
             self.origins[setting.key] = origin

@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
-from .address import ENGINE, LISTEN, Address, Notation, TcpAddress, UnixAddress
+from .address import ENGINE, LISTEN, SECRET_FILE, Address, Notation, TcpAddress, UnixAddress
 from .headers import HEADERS
 
 __all__ = [
@@ -50,7 +50,8 @@ def setting(
 
     `env`: the environment variable that overrides it. `low`, `high`: the inclusive range, which every number has.
     `choices`: the allowed words of a text. `notation`: how an address is written, or another text of a fixed form; a
-    field that is a tuple takes a list of them. `restart`: a reload cannot change it. The suffix of the name gives the unit: `_s` seconds, `_bytes` bytes.
+    field that is a tuple takes a list of them. `restart`: a reload cannot change it. The suffix of the name gives the
+    unit: `_s` seconds, `_bytes` bytes.
     """
     metadata = {"doc": doc, "env": env, "low": low, "high": high, "choices": choices, "notation": notation}
     metadata["restart"] = restart
@@ -71,6 +72,11 @@ class EngineConfig:
     model_name: str = setting(
         "", "model for requests that name none; empty: the engine's first model", env="MODEL_NAME"
     )
+    api_key: str = setting(
+        "", "the file with the key that vLLM asks for (`--api-key`); empty: it asks for none", notation=SECRET_FILE
+    )
+    #: What stands in that file, once `secret.py` has read it. No setting: it is neither shown nor compared.
+    key: str = dataclasses.field(default="", repr=False, compare=False)
     probe_interval_s: float = setting(1.0, "time between health probes of the engine", low=0.05, high=60)
     connect_timeout_s: float = setting(2.0, "longest wait for a connection to the engine", low=0.05, high=60)
     pass_headers: tuple[str, ...] = setting(

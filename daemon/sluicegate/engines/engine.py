@@ -34,6 +34,7 @@ class Engine:
     """One engine. The prober writes its state, and `failed` does when a request cannot reach it.
 
     `slots` is the only truth about how many requests it may have at one time; `total_tokens` may change at any time.
+    `authorization` is what it gets in that field; empty: what the client sent.
     `models_body` is its own answer to GET /v1/models. `why` it is not up may be told to clients, and so has no address;
     `detail` is the same for the log, and has one.
     """
@@ -50,6 +51,7 @@ class Engine:
         self.name = name
         self.address = address
         self.connections = connections
+        self.authorization = b""
         self.slots = slots
         self.state = EngineState.STARTING
         self.why = self.detail = "it has not answered a probe yet"

@@ -37,11 +37,15 @@ class ProbeImpossible(Exception):
     """We could not ask: this process or its host has run out of something. Says nothing about the engine."""
 
 
+class ProbeDenied(Exception):
+    """The engine asks for a key, or for another one."""
+
+
 class ProbeUnhealthy(Exception):
     """The engine answered, but not with health."""
 
 
-#: Returns the ids of the loaded models and the raw answer to GET /v1/models; raises one of the four above.
+#: Returns the ids of the loaded models and the raw answer to GET /v1/models; raises one of the five above.
 Probe = Callable[[], Awaitable[tuple[tuple[str, ...], bytes]]]
 
 
@@ -56,7 +60,9 @@ class _Models(msgspec.Struct):
 class HttpProbe:
     """Probes an engine over HTTP: GET /health, then GET /v1/models. Use as an async context manager."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, authorization: Callable[[], bytes] = bytes) -> None:
+        """`authorization`: the field of that name; empty: none."""
+        self._authorization = authorization
         uds = address.path if isinstance(address, UnixAddress) else None
         self._client = httpx2.AsyncClient(
             transport=httpx2.AsyncHTTPTransport(uds=uds, limits=httpx2.Limits(max_connections=1)),
@@ -84,8 +90,10 @@ class HttpProbe:
         raise ProbeTimeout
 
     async def _get(self, path: str) -> bytes:
+        key = self._authorization()
         try:
-            async with self._client.stream("GET", path) as response:
+            headers = {b"authorization": key} if key else None
+            async with self._client.stream("GET", path, headers=headers) as response:
                 body = bytearray()
                 # To its end, whatever its size: httpx2's generators cannot be left in the middle without a warning.
                 async for part in response.aiter_bytes():
@@ -95,6 +103,8 @@ class HttpProbe:
             if short_of := shortage(error):
                 raise ProbeImpossible(f"the gateway has no {short_of} left") from None
             raise ProbeRefused(str(error) or type(error).__name__) from None
+        if response.status_code == 401:
+            raise ProbeDenied("refuses the key of [engine] api_key" if key else "asks for a key: set [engine] api_key")
         if response.status_code != 200:
             raise ProbeUnhealthy(f"{path} answers {response.status_code}")
         if len(body) > PROBE_ANSWER_MAX:
@@ -122,6 +132,8 @@ async def watch(engine: Engine, probe: Probe, interval_s: Callable[[], float]) -
             if not engine.up:
                 why = f"cannot be asked ({error})"
                 engine.unreachable(f"the engine {why}", f"the engine at {engine.address} {why}")
+        except ProbeDenied as error:
+            engine.unhealthy(f"the engine {error}", f"the engine at {engine.address} {error}")
         except ProbeUnhealthy as error:
             detail = f"the engine at {engine.address} is unhealthy: {error}"
             engine.unhealthy(f"the engine is unhealthy: {error}", detail)

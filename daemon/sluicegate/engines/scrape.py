@@ -1,5 +1,7 @@
 """The engine's own metrics, for a Prometheus that cannot reach an engine on a Unix socket."""
 
+from collections.abc import Callable
+
 import httpx2
 import trio
 
@@ -26,8 +28,10 @@ class Scrape:
     Its maker must `aclose` it.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, authorization: Callable[[], bytes] = bytes) -> None:
+        """`authorization`: the field of that name; empty: none."""
         self.address = address
+        self._authorization = authorization
         self._client: httpx2.AsyncClient | None = None
 
     async def aclose(self) -> None:
@@ -51,7 +55,10 @@ class Scrape:
     async def _get(self, accept: str) -> tuple[bytes, str]:
         if self._client is None:  # made by the first scrape: where nobody scrapes, there is none
             self._client = _client(self.address)
-        async with self._client.stream("GET", "/metrics", headers={"accept": accept}) as response:
+        headers = {b"accept": accept.encode("ascii")}
+        if key := self._authorization():
+            headers[b"authorization"] = key
+        async with self._client.stream("GET", "/metrics", headers=headers) as response:
             body = bytearray()
             # To its end, whatever its size: httpx2's generators cannot be left in the middle without a warning.
             async for part in response.aiter_bytes():

@@ -87,8 +87,12 @@ class Exchange:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def begin(pool: Pool, request: Request, body: bytes | AsyncGenerator[bytes, None]) -> Exchange:
+async def begin(
+    pool: Pool, request: Request, body: bytes | AsyncGenerator[bytes, None], authorization: bytes = b""
+) -> Exchange:
     """Send the request and wait for the head of the answer. EngineUnreachable or EngineBroken if there is none.
+
+    `authorization`, if any, takes the place of the client's own.
 
     A kept connection may die just as it is used: if it did so before any byte of an answer, the request is sent once
     more, on a fresh one. A body that arrives in pieces cannot be sent twice and so never goes over a kept connection.
@@ -100,7 +104,7 @@ async def begin(pool: Pool, request: Request, body: bytes | AsyncGenerator[bytes
         except OSError as error:
             raise EngineUnreachable(str(error), shortage(error)) from None
         try:
-            await _send(connection, request, body, pool.passed)
+            await _send(connection, request, body, pool.passed, authorization)
             return Exchange(pool, connection, await connection.head())
         except EngineBroken:
             again = connection.reused and not connection.answer_begun
@@ -118,9 +122,10 @@ async def _send(
     request: Request,
     body: bytes | AsyncGenerator[bytes, None],
     passed: frozenset[bytes],
+    authorization: bytes,
 ) -> None:
     if isinstance(body, bytes):
-        head = request_head(request, len(body), passed)
+        head = request_head(request, len(body), passed, authorization)
         if len(body) <= COPY_MAX:
             await connection.send(head + body)
         else:
@@ -128,7 +133,7 @@ async def _send(
             await connection.send(body)
         return
     length = request.header(b"content-length")
-    await connection.send(request_head(request, None if length is None else int(length), passed))
+    await connection.send(request_head(request, None if length is None else int(length), passed, authorization))
     async with aclosing(body):
         async for part in body:
             if part:

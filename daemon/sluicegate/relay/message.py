@@ -38,20 +38,32 @@ _NOT_TO_CLIENT = frozenset(
 )
 
 
-def to_engine(pass_headers: Iterable[str]) -> frozenset[bytes]:
-    """The client headers that the engine gets if `pass_headers` (names in lower case) are configured."""
-    return TO_ENGINE.union(name.encode("ascii") for name in pass_headers)
+#: Those of them that an engine with a key of the gateway's does not get: they are none of its business.
+_KEYS = frozenset({b"authorization", b"x-api-key"})
 
 
-def request_head(request: Request, content_length: int | None, passed: frozenset[bytes] = TO_ENGINE) -> bytes:
+def to_engine(pass_headers: Iterable[str], *, with_key: bool = False) -> frozenset[bytes]:
+    """The client headers that the engine gets if `pass_headers` (names in lower case) are configured.
+
+    `with_key`: it asks for a key, and gets the gateway's in the place of the client's.
+    """
+    passed = TO_ENGINE.union(name.encode("ascii") for name in pass_headers)
+    return passed - _KEYS if with_key else passed
+
+
+def request_head(
+    request: Request, content_length: int | None, passed: frozenset[bytes] = TO_ENGINE, authorization: bytes = b""
+) -> bytes:
     """The head to send to the engine, blank line included, with the headers that are `passed`.
 
-    `content_length` in bytes; None: chunked.
+    `content_length` in bytes; None: chunked. `authorization`: the gateway's own, if any.
     """
     endpoint = request.endpoint
     path = (endpoint.target or endpoint.path).encode("ascii")
     lines = [b"%s %s%s HTTP/1.1\r\nhost: engine" % (endpoint.method.encode("ascii"), path, request.query)]
     lines += [b"%s: %s" % field for field in request.headers if field[0] in passed]
+    if authorization:
+        lines.append(b"authorization: " + authorization)
     lines.append(b"x-request-id: " + request.id.encode("ascii"))
     if content_length is None:
         lines.append(b"transfer-encoding: chunked\r\n\r\n")

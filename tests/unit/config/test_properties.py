@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sluicegate.config.address import ENGINE, LISTEN, Notation, TcpAddress, UnixAddress, reaches
+from sluicegate.config.address import ENGINE, LISTEN, SECRET_FILE, Notation, TcpAddress, UnixAddress, reaches
 from sluicegate.config.headers import HEADERS
 from sluicegate.config.load import ConfigError, Origin, load
 from sluicegate.config.schema import Config
@@ -26,6 +26,7 @@ unix = st.builds(UnixAddress, printable.map(lambda name: f"/run/{name.replace('/
 NOTED: dict[Notation[Any], st.SearchStrategy[Any]] = {
     LISTEN: tcp | unix,
     ENGINE: tcp | unix,
+    SECRET_FILE: st.sampled_from(["", "/etc/key of vLLM", "credential:key"]),
     HEADERS: st.from_regex(r"x-[a-z0-9_|~-]{0,20}", fullmatch=True),
 }
 

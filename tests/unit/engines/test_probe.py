@@ -15,6 +15,7 @@ from sluicegate.engines import probe as probe_module
 from sluicegate.engines.probe import (
     PROBE_ANSWER_MAX,
     HttpProbe,
+    ProbeDenied,
     ProbeImpossible,
     ProbeRefused,
     ProbeTimeout,
@@ -80,6 +81,20 @@ async def test_an_engine_that_says_it_is_unwell() -> None:
         engine.healthy = False
         with pytest.raises(ProbeUnhealthy, match="/health answers 503"):
             await probe_once(tcp(await engine.listen_tcp()))
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [(b"", "asks for a key: set \\[engine\\] api_key"), (b"Bearer wrong", "refuses the key of \\[engine\\] api_key")],
+)
+async def test_an_engine_that_asks_for_a_key(key: bytes, says: str) -> None:
+    async with open_engine() as engine:
+        engine.api_key = "sesame"
+        async with HttpProbe(tcp(await engine.listen_tcp()), lambda: key) as probe:
+            with pytest.raises(ProbeDenied, match=says):
+                await probe()
+            key = b"Bearer sesame"  # as after a reload
+            assert (await probe())[0] == (MODEL,)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "unix"])

@@ -51,6 +51,15 @@ async def test_text_and_content_type_are_passed_on(tmp_path: Path) -> None:
                 assert content_type == "text/plain; version=1.0.0; charset=utf-8"
 
 
+async def test_scrape_carries_the_key() -> None:
+    """vLLM leaves /metrics open; a proxy in front of it may not."""
+    async with open_engine() as engine:
+        scrape = Scrape(tcp(await engine.listen_tcp()), lambda: b"Bearer sesame")
+        await scrape(None)
+        await scrape.aclose()
+        assert engine.seen[0].header("authorization") == "Bearer sesame"
+
+
 async def test_one_connection_serves_many_scrapes() -> None:
     """Concurrent scrapes share one connection."""
     async with open_engine() as engine, scraping(tcp(await engine.listen_tcp())) as scrape:

@@ -159,6 +159,7 @@ CONFIGURATION: dict[str, tuple[str | None, str, tuple[float | str | None, ...], 
     "listen": ("LISTEN", '"127.0.0.1:8080"', (), True),
     "engine.base_url": ("VLLM_BASE_URL", '"http://127.0.0.1:8000"', (), True),
     "engine.model_name": ("MODEL_NAME", '""', (), False),
+    "engine.api_key": (None, '""', (), False),
     "engine.probe_interval_s": (None, "1.0", (0.05, 60), False),
     "engine.connect_timeout_s": (None, "2.0", (0.05, 60), False),
     "engine.pass_headers": (

@@ -52,6 +52,13 @@ def test_only_what_the_engine_needs_reaches_it() -> None:
     ]
 
 
+def test_our_key_takes_the_place_of_the_clients() -> None:
+    headers: Headers = [(b"accept", b"a"), (b"authorization", b"Bearer theirs"), (b"x-api-key", b"theirs")]
+    lines = fields(request_head(request(headers), 0, to_engine((), with_key=True), b"Bearer ours"))
+    assert lines[2:4] == [b"accept: a", b"authorization: Bearer ours"]
+    assert not [line for line in lines if b"theirs" in line]
+
+
 def test_a_body_of_unknown_length_is_chunked() -> None:
     lines = fields(request_head(request([]), None))
     assert lines[-1] == b"transfer-encoding: chunked"
@@ -90,5 +97,8 @@ def test_what_is_configured_passes_besides() -> None:
 
 def test_docs_say_which_headers_pass() -> None:
     documented = documented_headers()
-    assert {name for name, when in documented.items() if when == "always"} == {name.decode() for name in TO_ENGINE}
+    always = {name for name, when in documented.items() if when == "always"}
+    unless = {name for name, when in documented.items() if when.startswith("unless `[engine] api_key`")}
+    assert always == {name.decode() for name in to_engine((), with_key=True)}
+    assert unless == {name.decode() for name in TO_ENGINE} - always
     assert [name for name, when in documented.items() if when == "by default"] == list(EngineConfig().pass_headers)
