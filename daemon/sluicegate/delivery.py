@@ -10,7 +10,7 @@ import trio
 from .account.meter import StreamMeter, read_usage
 from .account.record import Record
 from .config.live import Live
-from .config.schema import TimeoutConfig
+from .config.schema import FinalFrame, TimeoutConfig
 from .dialects.failure import BODY_MAX, blames_the_request, reason_in, without_addresses
 from .dialects.sse import EventSplitter
 from .engines.engine import RETRY_AFTER_S, Engine, Engines
@@ -124,7 +124,9 @@ class Delivery:
         record = call.record
         clock = self._pump.clock if self._pump else trio.current_time
         dialect = call.request.endpoint.dialect
-        meter = call.meter = StreamMeter(dialect, call.usage_asked, clock, _known(call.started_at))
+        final_frame = _final_frame(call.request, self._config.current.streams.final_frame)
+        meter = StreamMeter(dialect, call.usage_asked, clock, _known(call.started_at), final_frame=final_frame)
+        call.meter = meter
         try:
             await stream(exchange, call.client, meter, call.splitter, deadline, call.timeouts.idle_s, self._pump)
         finally:
@@ -164,6 +166,13 @@ class Delivery:
             return Refusal(Outcome.TIMEOUT_IDLE, 504, f"The engine sent nothing for {timeouts.idle_s:g} s.")
         message = f"The engine did not begin to answer within {timeouts.first_token_s:g} s."
         return Refusal(Outcome.TIMEOUT_FIRST_TOKEN, 504, message)
+
+
+def _final_frame(request: Request, default: FinalFrame) -> bool:
+    """Whether a stream is to have the final frame: as the request says, if it says one of the words, else `default`."""
+    asked = request.header(b"x-sluicegate-final-frame")
+    word = default if asked is None else asked.strip().lower().decode("latin-1")
+    return (word if word in ("comment", "off") else default) == "comment"
 
 
 def _unreachable(engine: Engine, error: EngineUnreachable) -> Refusal:

@@ -17,10 +17,12 @@ __all__ = [
     "AdmissionConfig",
     "Config",
     "EngineConfig",
+    "FinalFrame",
     "GpuConfig",
     "LimitConfig",
     "LogConfig",
     "QueueMode",
+    "StreamConfig",
     "TcpAddress",
     "TimeoutConfig",
     "UnixAddress",
@@ -32,6 +34,13 @@ class QueueMode(enum.StrEnum):
 
     QUEUE = "queue"
     REJECT = "reject"
+
+
+class FinalFrame(enum.StrEnum):
+    """What the gateway adds at the end of a healthy stream."""
+
+    COMMENT = "comment"
+    OFF = "off"
 
 
 def setting(
@@ -113,6 +122,15 @@ class LimitConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamConfig:
+    """[streams]: what the gateway itself sends within a stream. A request's own header fields go before these."""
+
+    final_frame: FinalFrame = setting(
+        FinalFrame.COMMENT, "at the end of a healthy stream: an SSE comment with token counts and times, or nothing"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """[log]: how the gateway logs."""
 
@@ -146,5 +164,6 @@ class Config:
     admission: AdmissionConfig = AdmissionConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
     limits: LimitConfig = LimitConfig()
+    streams: StreamConfig = StreamConfig()
     log: LogConfig = LogConfig()
     gpu: GpuConfig = GpuConfig()
