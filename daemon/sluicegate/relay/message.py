@@ -35,6 +35,12 @@ _NOT_TO_CLIENT = frozenset(
     }
 )
 
+#: What tells a proxy in front to pass a stream on as it comes: caches and compressors, and nginx, which buffers unless
+#: told. In place of the engine's own fields of these names.
+UNBUFFERED: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+
+_BUFFERING = frozenset(name for name, _ in UNBUFFERED)
+
 
 def request_head(request: Request, content_length: int | None) -> bytes:
     """The head to send to the engine, blank line included. `content_length` in bytes; None: chunked."""
@@ -53,3 +59,8 @@ def request_head(request: Request, content_length: int | None) -> bytes:
 def answer_headers(engine: Headers) -> Headers:
     """The engine's headers that the client gets."""
     return [field for field in engine if field[0] not in _NOT_TO_CLIENT]
+
+
+def stream_headers(engine: Headers) -> Headers:
+    """The same for a stream."""
+    return [field for field in answer_headers(engine) if field[0] not in _BUFFERING] + UNBUFFERED

@@ -1,7 +1,7 @@
 """What crosses the gate in headers: an allow-list in, everything but the hop's own out."""
 
 from sluicegate.exchange import Dialect, Endpoint, Headers, Request
-from sluicegate.relay.message import answer_headers, request_head
+from sluicegate.relay.message import answer_headers, request_head, stream_headers
 from tests.harness import SimBody
 
 
@@ -78,3 +78,12 @@ def test_answer_headers() -> None:
         "x-request-id",
     ]
     assert answer_headers([*kept, *[(name.encode(), b"x") for name in hop]]) == kept
+
+
+def test_stream_headers() -> None:
+    """Not buffered, whatever the engine says of that; and said once."""
+    kept = [(b"content-type", b"text/event-stream"), (b"x-more", b"1")]
+    ours = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+    assert stream_headers(kept) == kept + ours
+    theirs = [(b"cache-control", b"public, max-age=60"), (b"x-accel-buffering", b"yes"), (b"connection", b"close")]
+    assert stream_headers([*theirs, *kept, *theirs]) == kept + ours
