@@ -128,6 +128,13 @@ class StreamConfig:
     final_frame: FinalFrame = setting(
         FinalFrame.COMMENT, "at the end of a healthy stream: an SSE comment with token counts and times, or nothing"
     )
+    ping_s: float = setting(
+        0.0,
+        "while a stream waits in the queue or for its first token: a ping in this interval, so that no proxy cuts it; "
+        "after the first one errors come as an event, under status 200. 0: none",
+        low=0,
+        high=3600,
+    )
 
 
 @dataclass(frozen=True, slots=True)
