@@ -10,7 +10,7 @@ import trio
 from .account.meter import StreamMeter, read_usage
 from .account.record import Record
 from .config.live import Live
-from .config.schema import TimeoutConfig
+from .config.schema import FinalFrame, TimeoutConfig
 from .dialects.failure import BODY_MAX, blames_the_request, reason_in, without_addresses
 from .dialects.sse import EventSplitter
 from .engines.engine import RETRY_AFTER_S, Engine, Engines
@@ -53,8 +53,14 @@ class Call:
     usage_asked: bool = False  # the usage chunk of its stream belongs to the client
     started_at: float | None = None  # at an engine's disposal from then on; deadlines and latencies count from it
     answered: bool = False  # the dialect's own end of the stream has been sent
+    pings_only: bool = False  # the client's answer has begun, and all that it has got are pings
     meter: StreamMeter | None = None
     splitter: EventSplitter = field(default_factory=EventSplitter)
+
+    @property
+    def begun(self) -> bool:
+        """The client has something of the engine's answer."""
+        return self.client.started and not self.pings_only
 
 
 class Delivery:
@@ -126,7 +132,9 @@ class Delivery:
         record = call.record
         clock = self._pump.clock if self._pump else trio.current_time
         dialect = call.request.endpoint.dialect
-        meter = call.meter = StreamMeter(dialect, call.usage_asked, clock, _known(call.started_at))
+        final_frame = _final_frame(call.request, self._config.current.streams.final_frame)
+        meter = StreamMeter(dialect, call.usage_asked, clock, _known(call.started_at), final_frame=final_frame)
+        call.meter = meter
         try:
             await stream(exchange, call.client, meter, call.splitter, deadline, call.timeouts.idle_s, self._pump)
         finally:
@@ -149,6 +157,8 @@ class Delivery:
         record = call.record
         if (usage := read_usage(call.request.endpoint.dialect, body)) is not None:
             record.prompt_tokens, record.completion_tokens = usage.prompt, usage.completion
+        if call.client.started:  # by a ping: it is too late for a status
+            raise _not_a_stream(status, body)
         record.status = status
         await call.client.respond(status, exchange.headers, body)
         return Outcome.SERVED if status < 400 else Outcome.INVALID
@@ -162,10 +172,17 @@ class Delivery:
         if deadline.limit_reached:
             message = f"The answer was not complete within {timeouts.request_s:g} s."
             return Refusal(Outcome.TIMEOUT_TOTAL, 504, message)
-        if call.client.started:
+        if call.begun:
             return Refusal(Outcome.TIMEOUT_IDLE, 504, f"The engine sent nothing for {timeouts.idle_s:g} s.")
         message = f"The engine did not begin to answer within {timeouts.first_token_s:g} s."
         return Refusal(Outcome.TIMEOUT_FIRST_TOKEN, 504, message)
+
+
+def _final_frame(request: Request, default: FinalFrame) -> bool:
+    """Whether a stream is to have the final frame: as the request says, if it says one of the words, else `default`."""
+    asked = request.header(b"x-sluicegate-final-frame")
+    word = default if asked is None else asked.strip().lower().decode("latin-1")
+    return (word if word in ("comment", "off") else default) == "comment"
 
 
 def _unreachable(engine: Engine, error: EngineUnreachable) -> Refusal:
@@ -195,10 +212,18 @@ def _broken_off(call: Call, engine: Engine, error: EngineBroken) -> Refusal:
         return Refusal(Outcome.ENGINE_ERROR, 502, why, headers=_NO_RETRY)
     engine.wake_prober()
     where, outcome = "before it answered", Outcome.ENGINE_ERROR
-    if call.client.started:
+    if call.begun:
         where, outcome = "in the middle of its answer", Outcome.ENGINE_TRUNCATED
     said = f"The engine broke off {where}"
     return Refusal(outcome, 502, f"{said}. Retry.", detail=f"{said}: {error.why}.")
+
+
+def _not_a_stream(status: int, body: bytes) -> Refusal:
+    """The refusal for an answer in one piece to a client that already reads a stream."""
+    if status < 400:
+        return Refusal(Outcome.ENGINE_ERROR, 502, "The engine did not answer with a stream.")
+    message = reason_in(body) or f"The engine refused the request with status {status}."
+    return Refusal(Outcome.INVALID, status, message)
 
 
 async def _engine_failed(exchange: Exchange) -> Refusal:

@@ -11,6 +11,7 @@ from .engines.engine import Engines
 from .exchange import Client, ClientGone, ClientStalled, Request
 from .observe.foreign import describe
 from .outcome import Outcome, Refusal
+from .pings import ping_s, pinged
 
 
 class Pipeline:
@@ -54,11 +55,16 @@ class Pipeline:
             self.ledger.settle(record, outcome or _ended_by_client(call))
 
     async def _serve(self, call: Call) -> Outcome:
-        request, record = call.request, call.record
         await self.engines.probed()  # before that the default model is not known either
         await self._understand(call)
-        model = record.model_used or ""
         self.engines.check()  # no engine is up: refused before it takes a slot or a place in the queue
+        if call.stream and (every_s := ping_s(call.request, self.config.current.streams.ping_s)):
+            return await pinged(call, every_s, self._admit)
+        return await self._admit(call)
+
+    async def _admit(self, call: Call) -> Outcome:
+        request, record = call.request, call.record
+        model = record.model_used or ""
         if not request.endpoint.needs_slot:
             call.started_at = request.received_at
             return await self.delivery.deliver(

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 import trio
 
+from sluicegate.config.schema import FinalFrame
 from tests import harness
 from tests.conformance.subject import PATIENCE_S, FakeSubject, Subject
 from tests.engine.real import START_S, RealEngine
@@ -33,12 +34,15 @@ IDLE_S, FIRST_TOKEN_S = 0.5, 1.0
 ONE_BY_ONE = Behaviour(token_interval_s=0.003)
 
 
-@pytest.fixture
-async def subject() -> AsyncIterator[FakeSubject]:
-    """The gateway before the suite's own engine."""
+FOREIGN = "GATEWAY_URL" in os.environ
+
+
+@pytest.fixture(params=["foreign"] if FOREIGN else [f"final_frame={word}" for word in FinalFrame])
+async def subject(request: pytest.FixtureRequest) -> AsyncIterator[FakeSubject]:
+    """The gateway before the suite's own engine; ours with the final frame and without it."""
     async with open_engine(model=os.environ.get("GATEWAY_MODEL", MODEL)) as fake:
         fake.script.default = ONE_BY_ONE
-        async with _foreign(fake) if "GATEWAY_URL" in os.environ else _ours(fake) as found:
+        async with _foreign(fake) if FOREIGN else _ours(fake, FinalFrame(request.param[12:])) as found:
             yield found
 
 
@@ -52,12 +56,14 @@ async def real(real_engine: RealEngine, monkeypatch: pytest.MonkeyPatch) -> Asyn
 
 
 @asynccontextmanager
-async def _ours(fake: FakeEngine) -> AsyncIterator[FakeSubject]:
+async def _ours(fake: FakeEngine, frame: FinalFrame) -> AsyncIterator[FakeSubject]:
     engine = Target(await fake.listen_tcp(), fake.model)
-    config = configuration(engine.base_url, idle_s=IDLE_S, first_token_s=FIRST_TOKEN_S, max_active=16)
+    deadlines = {"idle_s": IDLE_S, "first_token_s": FIRST_TOKEN_S}
+    config = configuration(engine.base_url, max_active=16, final_frame=frame, **deadlines)
     async with open_gateway(config) as running:
         gateway = Target(running.base_url, fake.model)
-        yield FakeSubject(gateway, engine, IDLE_S, FIRST_TOKEN_S, final_frame=True, fake=fake)
+        has_one = frame is FinalFrame.COMMENT
+        yield FakeSubject(gateway, engine, IDLE_S, FIRST_TOKEN_S, final_frame=has_one, fake=fake)
         with trio.fail_after(PATIENCE_S):
             await running.settled()
         running.assert_at_rest()

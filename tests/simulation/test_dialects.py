@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from trio.testing import MockClock
 
+from sluicegate.config.schema import FinalFrame
 from sluicegate.outcome import Outcome
 from sluicegate.relay.forward import TAIL_S
 from tests.fakes.engine import MODEL, open_engine
@@ -255,3 +256,28 @@ async def test_what_is_no_request_is_refused_without_a_slot(autojump_clock: Mock
         assert visitor.refused(Outcome.INVALID, 400)
         assert engine.posts() == []
         assert running.gateway.admission.view().slot_time_s is None
+
+
+@pytest.mark.parametrize("path", QUESTIONS)
+@pytest.mark.parametrize(
+    ("setting", "asked", "there"),
+    [
+        ("comment", None, True),
+        ("off", None, False),
+        ("comment", b"off", False),
+        ("comment", b" OFF\t", False),
+        ("off", b"Comment", True),
+        ("comment", b"none", True),
+        ("off", b"", False),
+    ],
+)
+async def test_final_frame_on_and_off(
+    autojump_clock: MockClock, path: str, setting: str, asked: bytes | None, there: bool
+) -> None:
+    """By the setting, or by the request's own field where that says one of the two words."""
+    headers = [] if asked is None else [(b"x-sluicegate-final-frame", asked)]
+    async with open_engine() as engine, simulate(engine, final_frame=FinalFrame(setting)) as running:
+        visitor = await visit(running, question(path, stream=True), path, headers=headers)
+        assert (visitor.outcome, visitor.client.finished) == ("served", True)
+        assert visitor.events[-1].startswith(b": sluicegate {") is there
+        assert visitor.client.body.count(b": sluicegate") == there

@@ -12,7 +12,21 @@ from sluicegate.outcome import Outcome
 from tests.engine_contract.raw import RawAnswer, get, parse, post
 from tests.fakes.script import Behaviour
 from tests.harness import CHAT, Running, question
-from tests.wire.visitors import WAYS, Http2Visitor, ask, at_rest, chunked, come, dial, gate, log_line, raw, visit
+from tests.wire.visitors import (
+    WAYS,
+    FastVisitor,
+    Http2Visitor,
+    Visitor,
+    ask,
+    at_rest,
+    chunked,
+    come,
+    dial,
+    gate,
+    log_line,
+    raw,
+    visit,
+)
 
 ASK = question(max_tokens=3)
 ODD_IDS = ["", "a b", "a\tb", '"', "x" * 129, "{}", "é", "../../etc", "a,b", "%0a"]
@@ -178,6 +192,32 @@ async def test_http_1_0_is_answered_and_closed() -> None:
                 assert answer.header("transfer-encoding") is None
                 assert answer.body
                 assert await client.stream.receive_some() == b""
+        await at_rest(running)
+
+
+@pytest.mark.parametrize("way", [*WAYS, "HTTP/1.0", "HTTP/1.0 kept"])
+async def test_a_stream_passes_proxies_as_it_comes(way: str) -> None:
+    """Each event goes out at once, to HTTP/1.0 as well, and the head tells a proxy not to hold it."""
+    hold = trio.Event()
+    async with gate() as (engine, running):
+        engine.script.next(Behaviour(tokens=8, hold=hold, hold_at=3))
+        visitor: Visitor
+        if way in WAYS:
+            visitor = await come(way, running)
+            await visitor.send(CHAT, question(stream=True))
+        else:
+            visitor = FastVisitor(await dial(running))
+            fields = ["connection: keep-alive"] if "kept" in way else []
+            request = post(CHAT, question(stream=True), *fields).replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+            await visitor.stream.send_all(request)
+        async with visitor:
+            answer = await visitor.until_events(3)
+            assert not answer.complete
+            hold.set()
+            answer = await visitor.answer()
+        assert b"data: [DONE]" in answer.body
+        named = [value for name, value in answer.headers if name in ("cache-control", "x-accel-buffering")]
+        assert named == ["no-cache", "no"]
         await at_rest(running)
 
 

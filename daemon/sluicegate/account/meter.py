@@ -48,7 +48,7 @@ class StreamMeter:
         "_asked",
         "_clock",
         "_grammar",
-        "_stamped",
+        "_silent",
         "_started_at",
         "done_count",
         "ended",
@@ -63,7 +63,15 @@ class StreamMeter:
         "usage",
     )
 
-    def __init__(self, dialect: Dialect, usage_asked: bool, clock: Callable[[], float], started_at: float) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        usage_asked: bool,
+        clock: Callable[[], float],
+        started_at: float,
+        *,
+        final_frame: bool = True,
+    ) -> None:
         self._grammar = grammar = GRAMMARS[dialect]
         self._asked = usage_asked
         self._clock = clock
@@ -72,7 +80,7 @@ class StreamMeter:
         self.latest = b""
         self.prompt: int | None = None
         self.sequence_number: int | None = None
-        self._stamped = False
+        self._silent = not final_frame
         self.usage: Usage | None = None
         self.first_at: float | None = None
         self.last_at: float | None = None
@@ -107,11 +115,12 @@ class StreamMeter:
         return 0 if latest is None else latest + 1
 
     def final_frame(self) -> bytes:
-        """The SSE comment that ends a healthy stream, for the tail of its body; empty if the usage chunk tells it.
+        """The SSE comment that ends a healthy stream, for the tail of its body.
 
-        Also empty unless the stream ended, and without an error: it would pass for a seal of completeness.
+        Empty if it is off or the usage chunk tells it. Also unless the stream ended, and without an error: it would
+        pass for a seal of completeness.
         """
-        if not self.ended or self.failed or self._stamped or self.last_at is None:
+        if not self.ended or self.failed or self._silent or self.last_at is None:
             return b""
         report: dict[str, float] = {}
         if self.usage is not None:
@@ -161,7 +170,7 @@ class StreamMeter:
         if not _EMPTY_ARRAY.fullmatch(bytes(chunk.choices)):
             return event  # continuous_usage_stats, or a whole answer in one chunk
         if self._asked:
-            self._stamped = True
+            self._silent = True
             return with_member(event, b',"sluicegate":' + msgspec.json.encode(self._timings(now)))
         # An opaque request was passed on as it came, so its answer is all the client's
         return b"" if self._grammar.usage_on_request else event

@@ -18,10 +18,12 @@ __all__ = [
     "AdmissionConfig",
     "Config",
     "EngineConfig",
+    "FinalFrame",
     "GpuConfig",
     "LimitConfig",
     "LogConfig",
     "QueueMode",
+    "StreamConfig",
     "TcpAddress",
     "TimeoutConfig",
     "UnixAddress",
@@ -33,6 +35,13 @@ class QueueMode(enum.StrEnum):
 
     QUEUE = "queue"
     REJECT = "reject"
+
+
+class FinalFrame(enum.StrEnum):
+    """What the gateway adds at the end of a healthy stream."""
+
+    COMMENT = "comment"
+    OFF = "off"
 
 
 def setting(
@@ -125,6 +134,22 @@ class LimitConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamConfig:
+    """[streams]: what the gateway itself sends within a stream. A request's own header fields go before these."""
+
+    final_frame: FinalFrame = setting(
+        FinalFrame.COMMENT, "at the end of a healthy stream: an SSE comment with token counts and times, or nothing"
+    )
+    ping_s: float = setting(
+        0.0,
+        "while a stream waits in the queue or for its first token: a ping in this interval, so that no proxy cuts it; "
+        "after the first one errors come as an event, under status 200. 0: none",
+        low=0,
+        high=3600,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """[log]: how the gateway logs."""
 
@@ -158,5 +183,6 @@ class Config:
     admission: AdmissionConfig = AdmissionConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
     limits: LimitConfig = LimitConfig()
+    streams: StreamConfig = StreamConfig()
     log: LogConfig = LogConfig()
     gpu: GpuConfig = GpuConfig()

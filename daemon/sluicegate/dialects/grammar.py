@@ -73,6 +73,7 @@ class Grammar:
     `marker`: bytes that every event holds which carries usage or is the end, other than `[DONE]`.
     `numbered`: its events are, by a member `sequence_number`.
     `without_output`: names of events that come before there is any output.
+    `ping`: an event that says nothing, which the gateway may send while a stream waits.
     """
 
     usage_on_request = False
@@ -80,6 +81,7 @@ class Grammar:
     marker = b'"usage"'
     numbered = False
     without_output: tuple[str, ...] = ()
+    ping = b": ping\n\n"
 
     def usage(self, raw: Raw) -> Usage | None:
         """A usage object; None where it is absent or not understood."""

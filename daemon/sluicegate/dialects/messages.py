@@ -12,6 +12,7 @@ class Messages(Grammar):
     ends_with_done = False
     marker = b"message_"
     without_output = ("ping",)
+    ping = b'event: ping\ndata: {"type": "ping"}\n\n'
 
     def usage(self, raw: Raw) -> Usage | None:
         found = counts(raw)

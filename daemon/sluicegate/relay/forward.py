@@ -9,7 +9,7 @@ import trio
 from ..exchange import Client, Headers, Request
 from ..shortage import shortage
 from .connection import AnswerHead, AnswerTooLarge, EngineBroken, EngineConnection
-from .message import answer_headers, request_head
+from .message import answer_headers, request_head, stream_headers
 from .pool import Pool
 from .pump import EngineIdle, Pump
 from .splice import Meter, Splicer, Splitter
@@ -195,7 +195,7 @@ async def _carry(
         if events:
             deadline.extend(math.inf)
             if not client.started:
-                await client.start(exchange.head.status, exchange.headers)
+                await client.start(exchange.head.status, stream_headers(exchange.head.headers))
             await client.send(events)
             answer, splice = connection.answer, client.splice
             if pump and splice and connection.sock and answer.chunked and not answer.complete:

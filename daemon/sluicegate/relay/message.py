@@ -37,6 +37,12 @@ _NOT_TO_CLIENT = frozenset(
     }
 )
 
+#: What tells a proxy in front to pass a stream on as it comes: caches and compressors, and nginx, which buffers unless
+#: told. In place of the engine's own fields of these names.
+UNBUFFERED: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+
+_BUFFERING = frozenset(name for name, _ in UNBUFFERED)
+
 
 #: Those of them that an engine with a key of the gateway's does not get: they are none of its business.
 _KEYS = frozenset({b"authorization", b"x-api-key"})
@@ -75,3 +81,8 @@ def request_head(
 def answer_headers(engine: Headers) -> Headers:
     """The engine's headers that the client gets."""
     return [field for field in engine if field[0] not in _NOT_TO_CLIENT]
+
+
+def stream_headers(engine: Headers) -> Headers:
+    """The same for a stream."""
+    return [field for field in answer_headers(engine) if field[0] not in _BUFFERING] + UNBUFFERED

@@ -2,7 +2,7 @@
 
 from sluicegate.config.schema import EngineConfig
 from sluicegate.exchange import Dialect, Endpoint, Headers, Request
-from sluicegate.relay.message import TO_ENGINE, answer_headers, request_head, to_engine
+from sluicegate.relay.message import TO_ENGINE, answer_headers, request_head, stream_headers, to_engine
 from tests.harness import SimBody
 from tests.routes import documented_headers
 
@@ -102,3 +102,12 @@ def test_docs_say_which_headers_pass() -> None:
     assert always == {name.decode() for name in to_engine((), with_key=True)}
     assert unless == {name.decode() for name in TO_ENGINE} - always
     assert [name for name, when in documented.items() if when == "by default"] == list(EngineConfig().pass_headers)
+
+
+def test_stream_headers() -> None:
+    """Not buffered, whatever the engine says of that; and said once."""
+    kept = [(b"content-type", b"text/event-stream"), (b"x-more", b"1")]
+    ours = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+    assert stream_headers(kept) == kept + ours
+    theirs = [(b"cache-control", b"public, max-age=60"), (b"x-accel-buffering", b"yes"), (b"connection", b"close")]
+    assert stream_headers([*theirs, *kept, *theirs]) == kept + ours
