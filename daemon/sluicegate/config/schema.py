@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
-from .address import ENGINE, LISTEN, Address, Notation, TcpAddress, UnixAddress
+from .address import COLLECTOR, ENGINE, LISTEN, Address, Notation, TcpAddress, UnixAddress
 
 __all__ = [
     "Address",
@@ -23,6 +23,7 @@ __all__ = [
     "QueueMode",
     "TcpAddress",
     "TimeoutConfig",
+    "TracingConfig",
     "UnixAddress",
 ]
 
@@ -136,6 +137,21 @@ class GpuConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TracingConfig:
+    """[tracing]: an OpenTelemetry span for each request, sent to a collector. Needs the extra `sluicegate[tracing]`."""
+
+    endpoint: str = setting(
+        "",
+        "where a collector takes OTLP over HTTP, as `http://127.0.0.1:4318` (`/v1/traces` is added); empty: no spans",
+        notation=COLLECTOR,
+        restart=True,
+    )
+    sample_ratio: float = setting(
+        1.0, "share of the requests that come without a trace for which one begins", low=0, high=1
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration, validated."""
 
@@ -148,3 +164,4 @@ class Config:
     limits: LimitConfig = LimitConfig()
     log: LogConfig = LogConfig()
     gpu: GpuConfig = GpuConfig()
+    tracing: TracingConfig = TracingConfig()

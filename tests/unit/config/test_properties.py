@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sluicegate.config.address import TcpAddress, UnixAddress, reaches
+from sluicegate.config.address import COLLECTOR, TcpAddress, UnixAddress, reaches
 from sluicegate.config.load import ConfigError, Origin, load
 from sluicegate.config.schema import Config
 from sluicegate.config.settings import SETTINGS, Setting, build
@@ -23,7 +23,14 @@ tcp = st.builds(
 unix = st.builds(UnixAddress, printable.map(lambda name: f"/run/{name.replace('/', '')[:20]}.sock"))
 
 
+collector = st.builds(
+    "{}://{}{}".format, st.sampled_from(["http", "https"]), tcp, st.sampled_from(["", "/otlp", "/v1/traces"])
+)
+
+
 def values(setting: Setting) -> st.SearchStrategy[Any]:
+    if setting.notation is COLLECTOR:
+        return collector | st.just("")
     if setting.notation:
         return tcp | unix
     if setting.choices:
