@@ -1,6 +1,5 @@
 """Traces through the gateway: what the engine gets of a caller's trace, and what a collector gets of a request."""
 
-import json
 import threading
 from collections.abc import Iterator
 
@@ -185,25 +184,3 @@ async def test_it_stops_beside_a_hanging_collector(collector: Collector, monkeyp
     collector.released.set()
     [sender] = [thread for thread in threading.enumerate() if thread.name == "tracing"]
     await trio.to_thread.run_sync(sender.join)
-
-
-async def test_the_log_says_when_it_fails_and_recovers(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once each, with the reason; none of the library's own lines."""
-    monkeypatch.setattr(tracing, "INTERVAL_S", 0.01)
-    collector.status = 404
-    async with gate(endpoint=f"{collector.url}/v1/traces") as (_, running):
-        for dropped in (1, 2):
-            assert (await ask(running, post(CHAT, question()))).status == 200
-            while running.metric("api_spans_dropped_total") < dropped:
-                await trio.lowlevel.checkpoint()
-        collector.status = 200
-        assert (await ask(running, post(CHAT, question()))).status == 200
-        while not running.log_lines("tracing_up"):
-            await trio.lowlevel.checkpoint()
-        [down] = running.log_lines("tracing_down")
-        [up] = running.log_lines("tracing_up")
-        lines = json.dumps(running.log_lines())
-    assert f"{collector.url}/v1/traces takes no spans" in down["detail"]
-    assert "404" in down["detail"]
-    assert (down["level"], up["level"]) == ("warning", "info")
-    assert "opentelemetry" not in lines

@@ -32,6 +32,8 @@ _OPERATIONS = {
     "/v2/embed": "embeddings",
 }
 
+_LOGGER = logging.getLogger(trace_exporter.__name__)
+
 _SCOPE = InstrumentationScope("sluicegate", __version__)
 
 
@@ -45,25 +47,25 @@ class Exporter:
         self._engine = config.engine.base_url
         self._exporter = trace_exporter.OTLPSpanExporter(endpoint=self.url)
         self.resource = _resource()
-        self._said = _Said()
-        logging.getLogger(trace_exporter.__name__).addFilter(self._said)
 
     def send(self, settled: Sequence[tuple[Record, int]]) -> str:
         """Send the spans of these records, with tries for some 10 s; why the collector did not take them, or ""."""
-        self._said.first = ""
         spans = [span_of(record, offset_ns, self._engine, self.resource) for record, offset_ns in settled]
-        if self._exporter.export(spans) is SpanExportResult.SUCCESS:
-            return ""
-        return f"{self.url} takes no spans: {self._said.first or 'no reason given'}"
+        said = _Said()
+        _LOGGER.addFilter(said)
+        try:
+            result = self._exporter.export(spans)
+        finally:
+            _LOGGER.removeFilter(said)
+        return "" if result is SpanExportResult.SUCCESS else f"{self.url} takes no spans: {said.first}"
 
     def close(self) -> None:
         """Try no more: a `send` that waits for its next try fails at once, one that waits for an answer goes on."""
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
-        logging.getLogger(trace_exporter.__name__).removeFilter(self._said)
 
 
 class _Said(logging.Filter):
-    """Keeps the first of the exporter's messages about a failure, and all of them out of the log: one for each try."""
+    """Keeps the first of the exporter's messages, and all out of the log, where there would be one for each try."""
 
     first = ""
 

@@ -70,6 +70,8 @@ class Tracing:
         self._thread.join(LAST_S)
         self._exporter.close()
         self._thread.join(LAST_S)
+        if self._thread.is_alive():
+            self._log.warning("tracing_down", detail=f"{self._exporter.url} does not answer; the last spans are lost")
 
     def _run(self) -> None:
         while not self._stopping.wait(INTERVAL_S):
