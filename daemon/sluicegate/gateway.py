@@ -20,6 +20,7 @@ from .observe.gpus import sample_forever
 from .observe.logs import Log
 from .observe.metrics import Metrics
 from .observe.nvml import PyNvml
+from .observe.tracing import Tracing
 from .outcome import Refusal
 from .pipeline import Pipeline
 from .relay.message import to_engine
@@ -65,9 +66,14 @@ class Gateway:
         self.engines = Engines([Engine("engine", address, connections, slots, self._engine_changed)])
         self._say_what_engines_get()
         self.admission = Admission(config.admission, self.engines)
-        self.ledger = Ledger([metrics.settled, log.settled], trio.current_time)
+        sinks = [metrics.settled, log.settled]
+        self.tracing = None
+        if config.tracing.endpoint:
+            self.tracing = Tracing(self._live, trio.current_time, metrics.spans_dropped, log)
+            sinks.append(self.tracing.settled)
+        self.ledger = Ledger(sinks, trio.current_time)
         self.delivery = Delivery(self._live, self.engines, pump)
-        self.pipeline = Pipeline(self._live, self.admission, self.engines, self.delivery, self.ledger)
+        self.pipeline = Pipeline(self._live, self.admission, self.engines, self.delivery, self.ledger, self.tracing)
         self._scrape = Scrape(self.engines.default.address, lambda: self.engines.default.authorization)
         quart = make_app(self, metrics.expose, self._scrape_engine, self._unmatched)
         gate = Gate(self._live, self.pipeline, self._unmatched, quart)
@@ -85,6 +91,8 @@ class Gateway:
         self, listeners: list[trio.SocketListener], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Serve on `listeners`, which it owns from now on, until `stop`; then drain and return."""
+        if self.tracing:
+            self.tracing.start()
         try:
             async with trio.open_nursery() as services:
                 services.start_soon(self.admission.run)
@@ -106,6 +114,8 @@ class Gateway:
             for engine in self.engines.all:
                 engine.connections.close_idle()
             self.listening.close()
+            if self.tracing:
+                self.tracing.close()
             await self._scrape.aclose()
             self.stopped.set()
 

@@ -46,6 +46,8 @@ def serve(config: Config, read: Read) -> int:
     raise_descriptors()
     metrics = Metrics(PATHS, __version__)
     log = Log(choose_format(config.log.format, STDERR), config.log.level, STDERR, on_drop=metrics.log_line_dropped)
+    if config.tracing.endpoint:
+        from .observe import spans  # noqa: F401 -- what is large is imported before the next line
     _spare_the_collector()
     try:
         with foreign_loggers(log):

@@ -10,6 +10,7 @@ from .dialects.facts import for_engine, understand
 from .engines.engine import Engines
 from .exchange import Client, ClientGone, ClientStalled, Request
 from .observe.foreign import describe
+from .observe.tracing import Tracing
 from .outcome import Outcome, Refusal
 from .pings import ping_s, pinged
 
@@ -18,13 +19,20 @@ class Pipeline:
     """Takes every request from its head to its one outcome."""
 
     def __init__(
-        self, config: Live, admission: Admission, engines: Engines, delivery: Delivery, ledger: Ledger
+        self,
+        config: Live,
+        admission: Admission,
+        engines: Engines,
+        delivery: Delivery,
+        ledger: Ledger,
+        tracing: Tracing | None = None,
     ) -> None:
         self.config = config
         self.admission = admission
         self.engines = engines
         self.delivery = delivery
         self.ledger = ledger
+        self.tracing = tracing
 
     async def handle(self, request: Request, client: Client) -> None:
         """Serve `request`, or refuse it in its dialect. Cancel it when the client disconnects; it raises nothing else.
@@ -32,6 +40,8 @@ class Pipeline:
         A mistake of ours ends one request, with 500 and its place in the log, and not the daemon.
         """
         record = self.ledger.open(request.id, request.endpoint.path, received_at=request.received_at)
+        if self.tracing is not None:
+            self.tracing.begin(request, record)
         call = Call(request, client, record, self.config.current.timeouts)
         outcome: Outcome | None = None
         try:

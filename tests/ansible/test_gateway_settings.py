@@ -1,6 +1,7 @@
 """What the daemon accepts has one source, its schema: the role gateway says the same, and refuses the same."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,3 +144,32 @@ def test_unit_deadline_follows_the_drain() -> None:
     assert "default(__gateway_default_drain_s) | float + 15)" in template
     assert f"\nTimeoutStopSec={drain_s + 15:g}\n" in unit
     assert f"timeouts.drain_s ({drain_s:g})" in unit
+
+
+INSTALLED = f"""
+- hosts: all
+  gather_facts: false
+  vars_files: [{ROLE}/vars/main.yml]
+  tasks:
+    - name: Say what would be installed where
+      ansible.builtin.fail:
+        msg: "{{{{ __gateway_requirement }}}} in {{{{ __gateway_id }}}}"
+"""
+
+
+def test_tracing_installs_its_extra(tmp_path: Path) -> None:
+    """In a version of its own: the environment of the running one is never changed."""
+    wheel = {"gateway_wheel": "dist/sluicegate-1.2.3-py3-none-any.whl", "gateway_settings": {}}
+    wheel |= {"__gateway_wheel_file": {"stat": {"checksum": "0123456789abcdef"}}}
+    traced = {"gateway_settings": {"tracing": {"endpoint": "http://127.0.0.1:4318"}}}
+    off = {"gateway_settings": {"tracing": {"sample_ratio": 0.5}}}
+    index = {"gateway_version": "1.2.3", "gateway_wheel": "", "gateway_settings": {}}
+    hosts = {"index": index, "off": index | off, "traced": index | traced, "wheel": wheel, "both": wheel | traced}
+    on_host = "/opt/sluicegate/wheels/1.2.3-0123456789ab{}/sluicegate-1.2.3-py3-none-any.whl"
+    assert play(tmp_path, INSTALLED, hosts).failures == {
+        "index": "sluicegate==1.2.3 in 1.2.3",
+        "off": "sluicegate==1.2.3 in 1.2.3",
+        "traced": "sluicegate[tracing]==1.2.3 in 1.2.3-tracing",
+        "wheel": f"{on_host.format('')} in 1.2.3-0123456789ab",
+        "both": f"{on_host.format('-tracing')}[tracing] in 1.2.3-0123456789ab-tracing",
+    }

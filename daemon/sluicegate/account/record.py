@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..outcome import Outcome
+from .trace import Trace
 
 #: What the log says of a request, in this order: attributes of Record and names of the line's fields. No other text of
 #: a record is written anywhere.
@@ -50,6 +51,7 @@ class Record:
     model: str | None = None  # as asked for, and only a name that the engine knows; for the log alone
     model_used: str | None = None  # the same for the metrics, or the default where none was asked for; "": another
     detail: str | None = None  # what went wrong, in one sentence
+    trace: Trace | None = None  # its place in a trace, while tracing is on
     outcome: Outcome | None = None  # set by Ledger.settle alone
 
     @property

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from .faults import SettingError
 
@@ -104,8 +105,34 @@ def write_engine(address: Address) -> str:
     return f"http://{address}" if isinstance(address, TcpAddress) else str(address)
 
 
+def parse_collector(text: str) -> str:
+    """`http://host:port` or `https://host`, perhaps with a path; slashes at its end are dropped. Raises SettingError.
+
+    Empty text stays what it is: no collector.
+    """
+    if not text:
+        return ""
+    try:
+        url = urlsplit(text)
+        host, port = url.hostname or "", url.port
+    except ValueError:
+        raise _refusal(COLLECTOR, "the host is no IPv6 address, or the port no number up to 65535") from None
+    if url.scheme not in ("http", "https"):
+        raise _refusal(COLLECTOR, "it begins with http:// or https://; 4318 is the port of OTLP over HTTP")
+    if "@" in url.netloc:
+        raise _refusal(COLLECTOR, "a user name or password is not supported; OTEL_EXPORTER_OTLP_HEADERS can hold a key")
+    if "?" in text or "#" in text:
+        raise _refusal(COLLECTOR, "a query or fragment is not supported")
+    if not (_is_v6(host) if "[" in url.netloc else host and _is_host(host)) or port == 0:
+        raise _refusal(COLLECTOR, "the host is neither a name nor an IP address, or the port is 0")
+    if not re.fullmatch(r"[!-~]*", url.path):
+        raise _refusal(COLLECTOR, "the path holds a space or a character beyond ASCII")
+    return text.rstrip("/")
+
+
 LISTEN = Notation("host:port, [ipv6]:port or unix:/path", parse_listen, str, fewest=1)
 ENGINE = Notation("http://host:port or unix:/path", parse_engine, write_engine)
+COLLECTOR = Notation("http://host:port, https://host:port or empty", parse_collector, str)
 
 #: What the name of a systemd credential follows.
 CREDENTIAL = "credential:"

@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def resolve(text: str | None, source: str, environ: Mapping[str, str]) -> Resolv
     _read_environment(reading, environ)
     config = build(reading.values)
     _refuse_contradictions(reading, config)
+    _refuse_what_is_not_installed(reading, config)
     if reading.faults:
         raise ConfigError(reading.faults)
     return Resolved(config, source, text is None, reading.origins)
@@ -204,6 +206,24 @@ def _refuse_contradictions(reading: _Reading, config: Config) -> None:
         assert setting.notation is not None
         texts = [setting.notation.write(one) for one in (value if setting.many else [value])]
         reading.refuse(origin, texts if len(texts) > 1 else texts[0], message)
+
+
+def _refuse_what_is_not_installed(reading: _Reading, config: Config) -> None:
+    """Refuse a setting that needs an extra which this environment does not have.
+
+    Out of the bare wheel, as an Ansible preflight reads a configuration, nobody knows what the gateway's host has.
+    """
+    setting = SETTINGS["tracing.endpoint"]
+    if config.tracing.endpoint and _installed("trio") and not _installed("opentelemetry.exporter.otlp.proto.http"):
+        message = "needs OpenTelemetry: pip install 'sluicegate[tracing]' in the gateway's environment"
+        reading.refuse(reading.origins[setting.key], config.tracing.endpoint, message)
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package around it
+        return False
 
 
 def _text_of(file: Path, *, may_be_absent: bool) -> str | None:

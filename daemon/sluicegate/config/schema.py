@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
-from .address import ENGINE, LISTEN, SECRET_FILE, Address, Notation, TcpAddress, UnixAddress
+from .address import COLLECTOR, ENGINE, LISTEN, SECRET_FILE, Address, Notation, TcpAddress, UnixAddress
 from .headers import HEADERS
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "StreamConfig",
     "TcpAddress",
     "TimeoutConfig",
+    "TracingConfig",
     "UnixAddress",
 ]
 
@@ -173,6 +174,21 @@ class GpuConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TracingConfig:
+    """[tracing]: an OpenTelemetry span for each request, sent to a collector. Needs the extra `sluicegate[tracing]`."""
+
+    endpoint: str = setting(
+        "",
+        "where a collector takes OTLP over HTTP, as `http://127.0.0.1:4318` (`/v1/traces` is added); empty: no spans",
+        notation=COLLECTOR,
+        restart=True,
+    )
+    sample_ratio: float = setting(
+        1.0, "share of the requests that come without a trace for which one begins", low=0, high=1
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration, validated."""
 
@@ -186,3 +202,4 @@ class Config:
     streams: StreamConfig = StreamConfig()
     log: LogConfig = LogConfig()
     gpu: GpuConfig = GpuConfig()
+    tracing: TracingConfig = TracingConfig()

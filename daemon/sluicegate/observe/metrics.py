@@ -147,6 +147,9 @@ class Metrics:
         self._lines_dropped = Counter(
             "api_log_lines_dropped_total", "Log lines that journald or standard error did not take.", registry=registry
         )
+        self._spans_dropped = Counter(
+            "api_spans_dropped_total", "Spans of requests that the collector of traces did not get.", registry=registry
+        )
         reloads = Counter(
             "api_config_reloads_total",
             "Reloads of the configuration, by result: applied, or refused.",
@@ -280,6 +283,10 @@ class Metrics:
     def log_line_dropped(self) -> None:
         """Count a log line that was lost."""
         self._lines_dropped.inc()
+
+    def spans_dropped(self, count: int) -> None:
+        """Count spans that were lost."""
+        self._spans_dropped.inc(count)
 
     def config_reloaded(self, *, applied: bool) -> None:
         """Count a reload of the configuration."""

@@ -12,6 +12,7 @@ from sluicegate.config.address import (
     TcpAddress,
     UnixAddress,
     describes,
+    parse_collector,
     parse_engine,
     parse_listen,
     reaches,
@@ -24,6 +25,7 @@ LONGEST_HOST = "a." * 126 + "a"
 
 NO_HOST = "the host is neither a name nor an IP address"
 V6_STANDS_IN_BRACKETS = "an IPv6 address stands in brackets, as in [::1]:8080"
+NO_HOST_OR_PORT = "the host is neither a name nor an IP address, or the port is 0"
 NO_ABSOLUTE_PATH = "the path of a Unix socket is absolute, as in unix:/run/sluicegate/http.sock"
 A_DIRECTORY = "the path of a Unix socket names a file, not a directory"
 NO_TLS = "TLS to the engine is not supported, for the engine is on this host or in a private network"
@@ -127,6 +129,45 @@ def test_engine_is_refused(text: str, why: str) -> None:
     with pytest.raises(SettingError) as caught:
         parse_engine(text)
     assert str(caught.value) == f"must be http://host:port or unix:/path; {why}"
+
+
+@pytest.mark.parametrize(
+    ("text", "understood"),
+    [
+        ("", ""),
+        ("http://127.0.0.1:4318", None),
+        ("http://127.0.0.1:4318/", "http://127.0.0.1:4318"),
+        ("http://[::1]:4318/v1/traces", None),
+        ("HTTPS://otel.example/api/otlp//", "HTTPS://otel.example/api/otlp"),
+    ],
+)
+def test_collector_is_understood(text: str, understood: str | None) -> None:
+    assert parse_collector(text) == (text if understood is None else understood)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("127.0.0.1:4318", "it begins with http:// or https://; 4318 is the port of OTLP over HTTP"),
+        ("grpc://otel:4317", "it begins with http:// or https://; 4318 is the port of OTLP over HTTP"),
+        ("http://", NO_HOST_OR_PORT),
+        ("http://:4318", NO_HOST_OR_PORT),
+        ("http://a b:4318", NO_HOST_OR_PORT),
+        ("http://otel:0", NO_HOST_OR_PORT),
+        ("http://[::g]:1", "the host is no IPv6 address, or the port no number up to 65535"),
+        ("http://otel:65536", "the host is no IPv6 address, or the port no number up to 65535"),
+        ("http://otel:x", "the host is no IPv6 address, or the port no number up to 65535"),
+        ("http://k:s@otel", "a user name or password is not supported; OTEL_EXPORTER_OTLP_HEADERS can hold a key"),
+        ("http://otel?key=1", "a query or fragment is not supported"),
+        ("http://otel/#top", "a query or fragment is not supported"),
+        ("http://otel/a b", "the path holds a space or a character beyond ASCII"),
+        ("http://otel/ü", "the path holds a space or a character beyond ASCII"),
+    ],
+)
+def test_collector_is_refused(text: str, why: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        parse_collector(text)
+    assert str(caught.value) == f"must be http://host:port, https://host:port or empty; {why}"
 
 
 @pytest.mark.parametrize(

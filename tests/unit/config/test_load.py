@@ -234,3 +234,30 @@ def test_huge_file_is_refused_unread(tmp_path: Path) -> None:
     os.truncate(file, 1 << 42)
     with pytest.raises(ConfigError, match="longer than 1048576 bytes"):
         load_file(file, {})
+
+
+TRACED = '[tracing]\nendpoint = "http://otel"\n'
+
+
+@pytest.mark.parametrize(
+    ("present", "accepted"),
+    [({"trio", "opentelemetry.exporter.otlp.proto.http"}, True), ({"trio"}, False), (set(), True)],
+    ids=["extra", "no extra", "bare wheel"],
+)
+def test_tracing_needs_its_extra(monkeypatch: pytest.MonkeyPatch, present: set[str], accepted: bool) -> None:
+    """Out of a wheel that is not installed a configuration is checked for a host with what nobody knows."""
+
+    def find(name: str) -> object:
+        if name in present:
+            return object()
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(load_module, "find_spec", find)
+    assert load("[tracing]\nsample_ratio = 0.5\n", "f.toml", {}).tracing.endpoint == ""
+    if accepted:
+        assert load(TRACED, "f.toml", {}).tracing.endpoint == "http://otel"
+        return
+    with pytest.raises(ConfigError) as caught:
+        load(TRACED, "f.toml", {})
+    message = "needs OpenTelemetry: pip install 'sluicegate[tracing]' in the gateway's environment"
+    assert list(map(str, caught.value.faults)) == [f'f.toml: tracing.endpoint = "http://otel": {message}']

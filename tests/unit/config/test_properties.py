@@ -7,7 +7,16 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sluicegate.config.address import ENGINE, LISTEN, SECRET_FILE, Notation, TcpAddress, UnixAddress, reaches
+from sluicegate.config.address import (
+    COLLECTOR,
+    ENGINE,
+    LISTEN,
+    SECRET_FILE,
+    Notation,
+    TcpAddress,
+    UnixAddress,
+    reaches,
+)
 from sluicegate.config.headers import HEADERS
 from sluicegate.config.load import ConfigError, Origin, load
 from sluicegate.config.schema import Config
@@ -23,9 +32,14 @@ tcp = st.builds(
 )
 unix = st.builds(UnixAddress, printable.map(lambda name: f"/run/{name.replace('/', '')[:20]}.sock"))
 
+collector = st.builds(
+    "{}://{}{}".format, st.sampled_from(["http", "https"]), tcp, st.sampled_from(["", "/otlp", "/v1/traces"])
+)
+
 NOTED: dict[Notation[Any], st.SearchStrategy[Any]] = {
     LISTEN: tcp | unix,
     ENGINE: tcp | unix,
+    COLLECTOR: collector | st.just(""),
     SECRET_FILE: st.sampled_from(["", "/etc/key of vLLM", "credential:key"]),
     HEADERS: st.from_regex(r"x-[a-z0-9_|~-]{0,20}", fullmatch=True),
 }

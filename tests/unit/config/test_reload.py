@@ -11,7 +11,7 @@ from sluicegate.config.schema import Config, TcpAddress
 from sluicegate.config.settings import SETTINGS, Setting, build, value_of
 
 #: What can only be set at the start. Everything else follows a reload.
-NEED_A_RESTART = {"listen", "engine.base_url", "log.format"}
+NEED_A_RESTART = {"listen", "engine.base_url", "log.format", "tracing.endpoint"}
 
 
 def other(setting: Setting) -> Any:

@@ -44,6 +44,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "api_engine_connections": ("gauge", ("state",)),
     "api_engine_up": ("gauge", ()),
     "api_log_lines_dropped_total": ("counter", ()),
+    "api_spans_dropped_total": ("counter", ()),
     "api_config_reloads_total": ("counter", ("result",)),
     "api_config_last_reload_successful": ("gauge", ()),
     "api_build_info": ("gauge", ("python", "version")),
@@ -115,6 +116,8 @@ LOG_EVENTS = {
     "reloaded",
     "request",
     "stopped",
+    "tracing_down",
+    "tracing_up",
     "wedged",
 }
 
@@ -189,6 +192,8 @@ CONFIGURATION: dict[str, tuple[str | None, str, tuple[float | str | None, ...], 
     "log.format": ("LOG_FORMAT", '"auto"', ("auto", "text", "json", "journal"), True),
     "log.level": ("LOG_LEVEL", '"info"', ("debug", "info", "warning", "error"), False),
     "gpu.sample_interval_s": (None, "5.0", (0.1, 600), False),
+    "tracing.endpoint": (None, '""', (), True),
+    "tracing.sample_ratio": (None, "1.0", (0, 1), False),
 }
 
 #: Path → whether it takes a slot. All are POST.
