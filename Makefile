@@ -7,7 +7,7 @@ BIN := .venv/bin
 # promtool and ansible-playbook are found there.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run demo-host test test-deploy lint types unit coverage mutants dashboards bench build wheel format clean
+.PHONY: help run demo-host test test-deploy test-clients lint types unit coverage mutants dashboards bench build wheel format clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,9 @@ test: lint types build coverage test-deploy  ## install what the tests need and 
 
 test-deploy: .venv/tools.stamp  ## boot Debian hosts, run the playbooks on them and test the result (root)
 	$(BIN)/pytest -m deploy
+
+test-clients: .venv/dev.stamp  ## run real clients and benchmarks against the real engine (docs/clients.md; not a part of test)
+	$(BIN)/pytest -m clients
 
 lint: .venv/tools.stamp
 	$(BIN)/ruff check .
@@ -42,7 +45,7 @@ unit: .venv/tools.stamp  ## the fast tests only: no real engine, no booted host
 
 coverage: .venv/tools.stamp
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not deploy"
+	$(BIN)/coverage run -m pytest -m "not deploy and not clients"
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 

@@ -231,8 +231,9 @@ class AsgiClient:
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
-        await self.send(body)
-        await self.finish()
+        last = max(len(body) - PIECE, 0)
+        await self.send(body[:last])
+        await self._end(body[last:])
 
     async def start(self, status: int, headers: Headers) -> None:
         self.started = True
@@ -249,8 +250,12 @@ class AsgiClient:
             await self._emit(HTTPResponseBodyEvent(type="http.response.body", body=piece, more_body=True))
 
     async def finish(self) -> None:
+        await self._end(b"")
+
+    async def _end(self, data: bytes) -> None:
+        """Send the last of the answer. A client may close at its last byte: from here on that is no abort."""
         self._body.ending = True
-        await self._emit(HTTPResponseBodyEvent(type="http.response.body", body=b"", more_body=False))
+        await self._emit(HTTPResponseBodyEvent(type="http.response.body", body=data, more_body=False))
 
     async def _emit(self, event: ASGISendEvent) -> None:
         # HTTP/2's flow control blocks here, above the socket whose own deadline is in hypercorn.py.

@@ -102,3 +102,25 @@ async def test_nothing_is_sent_for_nothing(autojump_clock: MockClock) -> None:
         assert (before, client.started) == (False, True)
         nursery.cancel_scope.cancel()
     assert [event["type"] for event in transport.events] == ["http.response.start", "http.response.body"]
+
+
+@pytest.mark.parametrize("size", [0, 2, 2 * PIECE])
+async def test_closing_at_the_last_byte_is_no_abort(autojump_clock: MockClock, size: int) -> None:
+    """A client that disconnects has its request cancelled; with its whole answer at hand it has aborted nothing."""
+
+    class Leaving(Transport):
+        async def send(self, event: ASGISendEvent) -> None:
+            await super().send(event)
+            if event["type"] == "http.response.body" and len(self.body) == size:
+                body.disconnected()
+                await trio.lowlevel.checkpoint()
+
+    transport = Leaving()
+    responded = False
+    async with trio.open_nursery() as nursery:
+        body = AsgiBody(transport.receive, [], Config(), nursery, Peer(transport.abort))
+        client = AsgiClient("id-1", transport.send, body, Peer(transport.abort), STALL_S)
+        await client.respond(200, [], b"x" * size)
+        responded = True
+        nursery.cancel_scope.cancel()
+    assert responded

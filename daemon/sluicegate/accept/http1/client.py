@@ -84,8 +84,9 @@ class Http1Client:
         await self._connection.send(head + body)
         self.complete = True
         if status >= 400:
-            # A refusal may have taken no await at all: let others run before this client's next request.
-            await trio.lowlevel.checkpoint()
+            # A refusal may have taken no await at all: let others run before this client's next request. It may close
+            # meanwhile, having all of its answer: that is no abort.
+            await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def start(self, status: int, headers: Headers) -> None:
         self.started = True

@@ -3,6 +3,7 @@
 import socket
 
 import pytest
+import trio
 
 from sluicegate.accept.http1.client import Http1Body, Http1Client
 from sluicegate.accept.intake import too_slow
@@ -84,6 +85,20 @@ async def test_a_small_answer_is_one_send() -> None:
     assert sent.endswith(b"\r\n\r\n{}")
     assert fields_of(sent) == [(b"a", b"b"), (b"x-request-id", b"id-1"), (b"content-length", b"2")]
     assert (client.started, client.complete, client.keep_alive) == (True, True, True)
+
+
+@pytest.mark.parametrize("status", [200, 404])
+async def test_closing_at_the_last_byte_is_no_abort(status: int) -> None:
+    """A client that disconnects has its request cancelled; with its whole answer at hand it has aborted nothing."""
+
+    class Leaving(Peer):
+        async def send(self, data: bytes) -> None:
+            scope.cancel()
+
+    with trio.CancelScope() as scope:
+        await client_of(Leaving()).respond(status, [], b"{}")
+    assert scope.cancel_called
+    assert not scope.cancelled_caught
 
 
 async def test_head_goes_out_with_the_first_chunk() -> None:
