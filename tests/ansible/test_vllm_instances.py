@@ -113,8 +113,8 @@ def test_a_mistake_stops_in_preflight(ran: tuple[Path, dict[str, str]], number: 
     assert not (path / f"{case}.env").exists()
 
 
-def test_deploy_md_names_parsers_that_both_versions_have() -> None:
-    """The table of families names no parser and no column that the role would refuse."""
+def test_deploy_md_names_known_parsers() -> None:
+    """The table of families names no parser and no key that the role would refuse."""
     known = yaml.safe_load((ROLE / "vars/main.yml").read_text())["__vllm_parsers"]
     section = (
         (ANSIBLE.parent / "docs/deploy.md").read_text().partition("## Tools and reasoning")[2].partition("\n## ")[0]

@@ -215,7 +215,7 @@ def test_open_webui_writes_to_its_state_only() -> None:
         assert Path(environment[name]).is_relative_to(f"/var/lib/{state}"), name
 
 
-def test_open_webui_asks_for_little_and_says_for_whom() -> None:
+def test_open_webui_asks_for_little() -> None:
     """Nobody can sign up, a task's answer is short, and the gateway can tell tasks and users from each other."""
     values = units.values("open-webui.service", "Environment")
     environment = dict(each.partition("=")[::2] for value in values for each in shlex.split(value))
