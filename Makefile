@@ -7,7 +7,7 @@ BIN := .venv/bin
 # promtool and ansible-playbook are found there.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run demo-host test test-deploy test-clients lint types unit coverage mutants dashboards bench build wheel format clean
+.PHONY: help run demo-host test test-deploy test-clients test-webui lint types unit coverage mutants dashboards bench build wheel format clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,10 @@ test-deploy: .venv/tools.stamp  ## boot Debian hosts, run the playbooks on them 
 test-clients: .venv/dev.stamp  ## run real clients and benchmarks against the real engine (docs/clients.md; not a part of test)
 	$(BIN)/pytest -m clients
 
+test-webui: .venv/tools.stamp  ## Open WebUI on a booted host, used in Chromium (root, apt install chromium, 3 GB of downloads)
+	$(BIN)/pip install --disable-pip-version-check -q -e '.[webui]'
+	$(BIN)/pytest -m webui
+
 lint: .venv/tools.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,11 +45,11 @@ types: .venv/dev.stamp
 	$(BIN)/mypy
 
 unit: .venv/tools.stamp  ## the fast tests only: no real engine, no booted host
-	$(BIN)/pytest -m "not engine and not deploy"
+	$(BIN)/pytest -m "not engine and not deploy and not webui"
 
 coverage: .venv/tools.stamp
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not deploy and not clients"
+	$(BIN)/coverage run -m pytest -m "not deploy and not clients and not webui"
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 

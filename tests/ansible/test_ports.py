@@ -38,7 +38,7 @@ def text(path: str) -> str:
 
 def test_the_gateways_port() -> None:
     everywhere = f"0.0.0.0:{GATEWAY}"
-    assert SETTINGS["listen"].default.port == GATEWAY
+    assert [address.port for address in SETTINGS["listen"].default] == [GATEWAY]
     assert SETTINGS["engine.base_url"].default.port == VLLM
     assert default("gateway", "gateway_listen") == variables("gateway")["__gateway_default_listen"] == everywhere
     assert f"\nListenStream={everywhere}\n" in text("systemd/sluicegate.socket")

@@ -50,7 +50,9 @@ def prepared(host: Host, logs: str = "", more: Mapping[str, object] | None = Non
             "gateway_queue_timeout_s": 4,
             "vllm_device": "cpu",
             "vllm_hf_token": TOKEN,
-            "vllm_instances": [{"name": "main", "max_model_len": 2048, "max_num_seqs": 4}],
+            "vllm_instances": [
+                {"name": "main", "max_model_len": 2048, "max_num_seqs": 4, "tool_call_parser": "hermes"}
+            ],
             "nvidia_driver_manage": False,
             "dcgm_exporter_manage": True,
             "dcgm_exporter_repository_url": repositories.nvidia,

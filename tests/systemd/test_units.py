@@ -1,7 +1,9 @@
 """The unit files: understood by every systemd from 249 to 256, sandboxed, and in agreement with what they start."""
 
 import ast
+import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -211,6 +213,19 @@ def test_open_webui_writes_to_its_state_only() -> None:
     (state,) = units.values("open-webui.service", "StateDirectory")
     for name in ("DATA_DIR", "HOME", "STATIC_DIR"):
         assert Path(environment[name]).is_relative_to(f"/var/lib/{state}"), name
+
+
+def test_open_webui_asks_for_little() -> None:
+    """Nobody can sign up, a task's answer is short, and the gateway can tell tasks and users from each other."""
+    values = units.values("open-webui.service", "Environment")
+    environment = dict(each.partition("=")[::2] for value in values for each in shlex.split(value))
+    assert environment["ENABLE_SIGNUP"] == "false"
+    assert json.loads(environment["TASK_MODEL_PARAMS"]) == {"max_tokens": 64}
+    assert json.loads(environment["OPENAI_API_CONFIGS"]) == {"0": {"headers": {"X-Task": "{{TASK}}"}}}
+    assert environment["ENABLE_FORWARD_USER_INFO_HEADERS"] == "true"
+    # What the role and its user write comes last and wins.
+    files = units.values("open-webui.service", "EnvironmentFile")
+    assert files == ["-/etc/open-webui/admin-password", "-/etc/open-webui/environment"]
 
 
 def test_engines_keep_their_shared_memory() -> None:
