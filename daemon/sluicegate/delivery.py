@@ -20,6 +20,7 @@ from .relay.connection import AnswerTooLarge, EngineBroken, HeadTooLarge
 from .relay.forward import Deadline, EngineUnreachable, Exchange, begin, stream
 from .relay.pump import EngineIdle, Pump
 from .shortage import exhausted
+from .timing import server_timing
 
 T = TypeVar("T")
 
@@ -55,6 +56,10 @@ class Call:
     answered: bool = False  # the dialect's own end of the stream has been sent
     meter: StreamMeter | None = None
     splitter: EventSplitter = field(default_factory=EventSplitter)
+
+    def timing(self) -> bytes:
+        """The field Server-Timing of an answer whose head is made now."""
+        return server_timing(self.request.received_at, self.record.queued_at, self.started_at)
 
 
 class Delivery:

@@ -32,6 +32,7 @@ class Pipeline:
         """
         record = self.ledger.open(request.id, request.endpoint.path, received_at=request.received_at)
         call = Call(request, client, record, self.config.current.timeouts)
+        client.timing = call.timing
         outcome: Outcome | None = None
         try:
             try:

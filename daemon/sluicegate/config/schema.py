@@ -12,11 +12,13 @@ from typing import Any
 
 from .address import ENGINE, LISTEN, Address, Notation, TcpAddress, UnixAddress
 from .headers import HEADERS
+from .origin import ORIGINS
 
 __all__ = [
     "Address",
     "AdmissionConfig",
     "Config",
+    "CorsConfig",
     "EngineConfig",
     "GpuConfig",
     "LimitConfig",
@@ -119,6 +121,15 @@ class LimitConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CorsConfig:
+    """[cors]: web pages that may use the gateway; see [browsers.md](browsers.md)."""
+
+    origins: tuple[str, ...] = setting(
+        (), 'origins of pages that may send requests and read the answers; `"*"`: every page', notation=ORIGINS
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """[log]: how the gateway logs."""
 
@@ -152,5 +163,6 @@ class Config:
     admission: AdmissionConfig = AdmissionConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
     limits: LimitConfig = LimitConfig()
+    cors: CorsConfig = CorsConfig()
     log: LogConfig = LogConfig()
     gpu: GpuConfig = GpuConfig()

@@ -24,6 +24,8 @@ unix = st.builds(UnixAddress, printable.map(lambda name: f"/run/{name.replace('/
 
 
 def values(setting: Setting) -> st.SearchStrategy[Any]:
+    if setting.key == "cors.origins":
+        return st.lists(st.sampled_from(["*", "https://chat.example", "http://[::1]:3000"]), max_size=3).map(tuple)
     if setting.many:
         return st.lists(st.from_regex(r"x-[a-z0-9_|~-]{0,20}", fullmatch=True), max_size=4).map(tuple)
     if setting.notation:
