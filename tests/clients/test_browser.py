@@ -35,6 +35,7 @@ def _openai() -> Path:
 
     def fill(part: Path) -> None:
         install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--silent", f"openai@{OPENAI}"]
+        (part / "package.json").write_text("{}")  # or npm looks for one further up
         subprocess.run(install, cwd=part, check=True)
 
     root = cache.default_cache(os.environ)
