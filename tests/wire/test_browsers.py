@@ -115,6 +115,7 @@ async def test_every_answer_says_who_may_read_it(way: str, kind: tuple[str, str,
         reconfigure(running, origins=(OTHER, PAGE))
         _assert_open_to(await answer(f"origin: {PAGE}"), PAGE)
         _assert_open_to(await answer(f"origin: {OTHER}"), OTHER)
+        _assert_open_to(await answer(f"origin: {OTHER}", f"origin: {PAGE}"), OTHER)
         for fields in ((f"origin: {FOREIGN}",), ("origin: null",), (f"origin: {PAGE}/",), (f"origin: {PAGE}, x",), ()):
             closed = await answer(*fields)
             _assert_closed(closed)

@@ -87,7 +87,7 @@ class Head:
             elif name == b"content-encoding":
                 self.coded = True
             elif name == b"origin":
-                self.origin = value.rstrip(b" \t")
+                self.origin = self.origin or value.rstrip(b" \t")
             else:
                 self.strange = True
         self.headers.append((name, value))
