@@ -118,7 +118,7 @@ BROKEN = [
         '[admission]\nqueue_mode = "rejekt"',
     ),
     Broken("unknown level", ': log.level = "": must be one of debug, info, warning, error', '[log]\nlevel = ""'),
-    Broken("number for a word", ": log.format = 1: must be one of auto, text, json", "[log]\nformat = 1"),
+    Broken("number for a word", ": log.format = 1: must be one of auto, text, json, journal", "[log]\nformat = 1"),
     Broken(
         "control character",
         r': engine.model_name = "a\tb": must be a text without control characters',
