@@ -4,7 +4,7 @@ import functools
 import itertools
 import json
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from typing import Any
 
@@ -253,6 +253,8 @@ class SimClient:
 
     def __init__(self, stall_s: float = 15.0) -> None:
         self.started = False
+        self.timing: Callable[[], bytes] | None = None
+        self.server_timing = ""
         self.splice = None
         self.finished = False
         self.status = 0
@@ -272,6 +274,8 @@ class SimClient:
 
     async def start(self, status: int, headers: Headers) -> None:
         self.started, self.status, self.headers = True, status, headers
+        if self.timing is not None:
+            self.server_timing = self.timing().decode()
         await self._take()
 
     async def send(self, data: bytes) -> None:

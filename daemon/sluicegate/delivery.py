@@ -20,6 +20,7 @@ from .relay.connection import AnswerTooLarge, EngineBroken, HeadTooLarge
 from .relay.forward import Deadline, EngineUnreachable, Exchange, begin, stream
 from .relay.pump import EngineIdle, Pump
 from .shortage import exhausted
+from .timing import server_timing
 
 T = TypeVar("T")
 
@@ -61,6 +62,10 @@ class Call:
     def begun(self) -> bool:
         """The client has something of the engine's answer."""
         return self.client.started and not self.pings_only
+
+    def timing(self) -> bytes:
+        """The field Server-Timing of an answer whose head is made now."""
+        return server_timing(self.request.received_at, self.record.queued_at, self.started_at)
 
 
 class Delivery:

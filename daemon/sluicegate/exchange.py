@@ -5,7 +5,7 @@ Types only. Every stage may import this module and none imports another stage.
 
 import enum
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -114,7 +114,11 @@ class Client(Protocol):
 
     Either `respond` once, or `start`, any number of `send`, `finish`. All of them may raise ClientGone or
     ClientStalled; after either, nothing more can be sent.
+
+    `timing` gives the field Server-Timing, and is asked when the head is made; None: nothing is known.
     """
+
+    timing: Callable[[], bytes] | None
 
     @property
     def started(self) -> bool:

@@ -69,6 +69,14 @@ class Pinged:
         self.working = trio.CancelScope()
         self.broken: Exception | None = None
 
+    @property
+    def timing(self) -> Callable[[], bytes] | None:
+        return self._client.timing
+
+    @timing.setter
+    def timing(self, timing: Callable[[], bytes] | None) -> None:
+        self._client.timing = timing
+
     async def ping(self) -> None:
         """Ping until the pings are over. If the client disconnects or stalls, that is `broken` and `working` ends."""
         ping = GRAMMARS[self._call.request.endpoint.dialect].ping

@@ -43,6 +43,7 @@ class Pipeline:
         if self.tracing is not None:
             self.tracing.begin(request, record)
         call = Call(request, client, record, self.config.current.timeouts)
+        client.timing = call.timing
         outcome: Outcome | None = None
         try:
             try:

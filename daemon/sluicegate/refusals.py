@@ -1,5 +1,6 @@
 """The one maker of error answers: status, headers and body, or the last event of a stream, in the client's dialect."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -44,10 +45,10 @@ def last_event(dialect: Dialect, refusal: Refusal, sequence_number: int) -> byte
     return GRAMMARS[dialect].error_event(refusal.status, refusal.message, refusal.code, sequence_number)
 
 
-def closing_response(dialect: Dialect, refusal: Refusal) -> bytes:
+def closing_response(dialect: Dialect, refusal: Refusal, more: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
     """A whole HTTP/1.1 response that closes its connection, for a client whose request is not read."""
     made = answer(dialect, refusal)
-    fields = b"".join(b"%s: %s\r\n" % field for field in made.headers)
+    fields = b"".join(b"%s: %s\r\n" % field for field in (*made.headers, *more))
     phrase = HTTPStatus(made.status).phrase.encode("ascii")
     head = b"HTTP/1.1 %d %s\r\nconnection: close\r\n" % (made.status, phrase)
     return b"%s%scontent-length: %d\r\n\r\n%s" % (head, fields, len(made.body), made.body)

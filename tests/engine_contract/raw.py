@@ -94,7 +94,10 @@ def parse(raw: bytes, *, ended: bool = False) -> RawAnswer | None:
     chunks: list[bytes] = []
     extensions: list[bytes] = []
     trailers = b""
-    if fields.get("transfer-encoding") == "chunked":
+    status = int(first.split(" ")[1])
+    if status == 204:
+        body, complete = b"", True
+    elif fields.get("transfer-encoding") == "chunked":
         complete = False
         for item in _chunks(rest):
             if isinstance(item, bytes):
@@ -108,7 +111,6 @@ def parse(raw: bytes, *, ended: bool = False) -> RawAnswer | None:
         body, complete = rest[:length], len(rest) >= length
     else:
         body, complete = rest, ended
-    status = int(first.split(" ")[1])
     return RawAnswer(raw, status, headers, body, tuple(chunks), tuple(extensions), trailers, complete)
 
 

@@ -407,7 +407,10 @@ async def test_no_other_route_of_the_engine_can_be_reached(method: str) -> None:
     ("path", "allowed"),
     [
         *((path, "POST") for path in (*ENDPOINTS, "/v1/responses/resp_1/cancel")),
-        *((path, "GET") for path in ("/health", "/ready", "/metrics", "/v1/models", "/v1/models/a/b", "/version")),
+        *(
+            (path, "GET")
+            for path in ("/health", "/ready", "/metrics", "/engine/metrics", "/v1/models", "/v1/models/a/b", "/version")
+        ),
         ("/v1/responses/resp_1", "GET"),
         ("/ping", "GET, POST"),
     ],
@@ -420,6 +423,9 @@ async def test_a_known_path_with_another_method_is_a_405(path: str, allowed: str
             assert (answer.status, answer.header("allow")) == (405, allowed), method
             told: Any = answer.json()
             assert ("type" in told) == path.startswith("/v1/messages"), "Anthropic's clients get Anthropic's error"
+        options = await ask(running, get(path, "OPTIONS"))
+        assert (options.status, options.header("allow"), options.body) == (204, f"{allowed}, OPTIONS", b"")
+        assert options.header("content-type") is None
         assert engine.posts() == []
         assert running.outcomes() == {"invalid": len(others)}
 

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import msgspec
+import trio
 from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
@@ -14,6 +15,7 @@ from ..dialects.models import one, public
 from ..dialects.routes import allowed, meant
 from ..engines.engine import RETRY_AFTER_S
 from ..outcome import Outcome, Refusal
+from ..timing import server_timing
 from .handler import Unmatched
 from .intake import dialect_of, request_id
 
@@ -60,7 +62,7 @@ Scrape = Callable[[str | None], Awaitable[tuple[bytes, str]]]
 
 
 def make_app(status: Status, expose: Expose, scrape: Scrape, unmatched: Unmatched) -> QuartTrio:
-    """The application. Every answer carries x-request-id."""
+    """The application. Every answer carries x-request-id and server-timing."""
     app = QuartTrio("sluicegate", static_folder=None)
     app.url_map.merge_slashes = False  # a redirect is none of the answers that clients of these APIs expect
     app.url_map.converters["name"] = _Name
@@ -70,6 +72,7 @@ def make_app(status: Status, expose: Expose, scrape: Scrape, unmatched: Unmatche
     async def identify() -> None:
         value = request.headers.get("x-request-id", "")
         g.request_id = request_id([(b"x-request-id", value.encode("latin-1", "replace"))])
+        g.received_at = trio.current_time()
         if request.path != request.scope["path"]:  # Quart drops slashes in front
             raise NotFound
 
@@ -130,6 +133,7 @@ def make_app(status: Status, expose: Expose, scrape: Scrape, unmatched: Unmatche
     @app.after_request
     async def stamp(response: Response) -> Response:
         response.headers["x-request-id"] = g.request_id
+        response.headers["server-timing"] = server_timing(g.received_at).decode("ascii")
         return response
 
     return app

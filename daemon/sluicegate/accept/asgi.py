@@ -4,7 +4,7 @@ Inference routes go from here straight to the pipeline; everything else goes on 
 """
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import cast
 
 import trio
@@ -27,10 +27,13 @@ from ..config.schema import Config
 from ..dialects.routes import find
 from ..exchange import ClientGone, ClientStalled, Headers, Splice
 from ..outcome import Outcome, Refusal
+from ..timing import server_timing
+from . import cors
 from .codings import decoded
 from .handler import Handler, Peer, Unmatched, present_peer
 from .http1.grammar import without_dots
 from .intake import PIECE, declared_length, dialect_of, make_request, request_id, too_large, too_slow
+from .options import options
 from .sockets import LINGER_S
 
 #: Bytes that a request line cannot hold.
@@ -53,20 +56,20 @@ class Gate:
             await self._refuse_websocket(scope, send)
             return
         assert scope["type"] == "http"
-        if (scope["method"], scope["path"]) == ("OPTIONS", "*"):
-            await _options(cast(Headers, list(scope["headers"])), send)
-            return
         if "/." in scope["path"]:
             scope["path"] = without_dots(scope["path"])
+        headers = cast(Headers, list(scope["headers"]))
+        origins = self._live.current.cors.origins
+        if scope["method"] == "OPTIONS" and await options(scope["path"], headers, origins, receive, send):
+            return
+        manners = _Manners(receive, send, cors.fields(origins, cors.origin_of(headers)) if origins else ())
         endpoint = find(scope["method"], scope["path"])
-        manners = _Manners(receive, send)
         receive, send = manners.receive, manners.send
         try:
             if endpoint is None:
                 await self._inner(scope, receive, send)
                 return
             async with trio.open_nursery() as nursery:
-                headers = cast(Headers, list(scope["headers"]))
                 config = self._live.current
                 peer = present_peer.get()
                 body = AsgiBody(receive, headers, config, nursery, peer)
@@ -81,13 +84,15 @@ class Gate:
 
     async def _refuse_websocket(self, scope: WebsocketScope, send: ASGISendCallable) -> None:
         """426, at which a client that can do without goes on over HTTP. It tries again at a 403."""
+        received_at = trio.current_time()
         named = request_id(cast(Headers, list(scope["headers"])))
         message = "There is no WebSocket here. Send the request over HTTP, without Upgrade."
         refusal = Refusal(Outcome.INVALID, 426, message, code="upgrade_required")
         self._unmatched(named, refusal, "GET", scope["path"])
         made = refusals.answer(dialect_of(scope["path"]), refusal)
         length = (b"content-length", b"%d" % len(made.body))
-        headers = [*made.headers, (b"x-request-id", named.encode("ascii")), length]
+        timing = (b"server-timing", server_timing(received_at))
+        headers = [*made.headers, (b"x-request-id", named.encode("ascii")), timing, length]
         if scope["http_version"] == "1.1":  # RFC 9110, 15.5.22: a 426 names what would do. HTTP/2 has no such fields.
             headers += [(b"upgrade", b"HTTP/1.1"), (b"connection", b"upgrade, close")]
         await send(
@@ -99,14 +104,6 @@ class Gate:
 def _query(text: bytes) -> bytes:
     """A query for the engine's request line. HTTP/2 lets bytes through that may not stand there."""
     return b"?" + _UNSAFE.sub(lambda odd: b"%%%02X" % odd[0][0], text) if text else b""
-
-
-async def _options(headers: Headers, send: ASGISendCallable) -> None:
-    """RFC 9110, 9.3.7: what the server as a whole takes."""
-    named = request_id(headers).encode("ascii")
-    fields = [(b"allow", b"GET, POST, OPTIONS"), (b"content-length", b"0"), (b"x-request-id", named)]
-    await send(HTTPResponseStartEvent(type="http.response.start", status=200, headers=fields, trailers=False))
-    await send(HTTPResponseBodyEvent(type="http.response.body", body=b"", more_body=False))
 
 
 class _Manners:
@@ -122,9 +119,13 @@ class _Manners:
     So a disconnect waits until that send is over.
     """
 
-    def __init__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    def __init__(
+        self, receive: ASGIReceiveCallable, send: ASGISendCallable, fields: Iterable[tuple[bytes, bytes]]
+    ) -> None:
+        """`fields`: further ones of each head."""
         self._receive = receive
         self._send = send
+        self._fields = fields
         self._heard_out = trio.Event()
         self._last_send: trio.Event | None = None
 
@@ -137,6 +138,8 @@ class _Manners:
         return event
 
     async def send(self, event: ASGISendEvent) -> None:
+        if event["type"] == "http.response.start":
+            event["headers"] = [*event["headers"], *self._fields]
         if event["type"] != "http.response.body" or event["more_body"]:
             await self._send(event)
             return
@@ -226,6 +229,7 @@ class AsgiClient:
         self._send = send
         self._body = body
         self._stall_s = stall_s
+        self.timing: Callable[[], bytes] | None = None
         self.started = False
         self.splice: Splice | None = None
 
@@ -239,6 +243,8 @@ class AsgiClient:
         self.started = True
         self._body.watch()
         fields = [*headers, (b"x-request-id", self._request_id.encode("ascii"))]
+        if self.timing is not None:
+            fields.append((b"server-timing", self.timing()))
         await self._emit(
             HTTPResponseStartEvent(type="http.response.start", status=status, headers=fields, trailers=False)
         )

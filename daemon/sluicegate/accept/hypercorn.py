@@ -16,6 +16,7 @@ from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
+from ..config.live import Live
 from ..config.schema import Config
 from ..exchange import ClientGone, ClientStalled
 from .handler import Peer, Unmatched, present_peer
@@ -52,10 +53,11 @@ class GateServer(TCPServer):
     cancelled send aborts the connection: the rest of that answer cannot be sent any more.
     """
 
-    def __init__(self, *args: Any, stall_s: float, first_bytes: bytes, unmatched: Unmatched) -> None:
+    def __init__(self, *args: Any, live: Live, first_bytes: bytes, unmatched: Unmatched) -> None:
         super().__init__(*args)
+        self._live = live
         self._unmatched = unmatched
-        self._stall_s = stall_s
+        self._stall_s = live.current.timeouts.client_stall_s
         self._first_bytes = first_bytes
         self._read_out = False
         self.given_back = b""
@@ -78,7 +80,12 @@ class GateServer(TCPServer):
                 args = (self.app, self.config, self.context, task_group, state, False, client, server)
                 self.protocol = ProtocolWrapper(*args, self.protocol_send, "http/1.1")
                 self.protocol.protocol = StrictH11(
-                    *args, self.protocol_send, peer=self.peer, unmatched=self._unmatched, linger=self._linger
+                    *args,
+                    self.protocol_send,
+                    peer=self.peer,
+                    live=self._live,
+                    unmatched=self._unmatched,
+                    linger=self._linger,
                 )
                 await self.protocol.initiate()
                 await self.idle_task.restart(self._task_group, self._idle_timeout)

@@ -15,6 +15,7 @@ from ..config.live import Live
 from ..exchange import Dialect
 from ..outcome import Outcome, Refusal
 from ..shortage import descriptors, exhausted, reserved, shortage
+from . import cors
 from .accepting import accept_forever
 from .handler import Handler, Unmatched
 from .hangups import Hangups
@@ -134,8 +135,7 @@ class Listening:
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         state: Any = {}
         args = (self._app, self._hypercorn, self._context, ConnectionState(state), stream)
-        stall_s = self._config.current.timeouts.client_stall_s
-        server = GateServer(*args, stall_s=stall_s, first_bytes=first_bytes, unmatched=self._unmatched)
+        server = GateServer(*args, live=self._config, first_bytes=first_bytes, unmatched=self._unmatched)
         with self._hangups.watching(stream.socket, server.peer.hung_up, self._for_clients):
             self.ordinary += 1
             try:
@@ -161,8 +161,11 @@ class Listening:
         refusal = exhausted(short_of)
         self._unmatched(new_id(), refusal)
         with sock, contextlib.suppress(OSError):
-            sock.send(refusals.closing_response(Dialect.CHAT, refusal))
+            sock.send(self._closing_response(refusal))
             sock.recv(LINGER_READ)
+
+    def _closing_response(self, refusal: Refusal) -> bytes:
+        return refusals.closing_response(Dialect.CHAT, refusal, cors.unread(self._config.current.cors.origins))
 
     async def _refuse(self, sock: socket.socket, refusal: Refusal) -> None:
         """Answer a connection above the limit, and close it. Its dialect is not known: its request is not looked at.
@@ -171,7 +174,7 @@ class Listening:
         connection under the answer. The others are closed at once, and may see a reset.
         """
         with sock, contextlib.suppress(OSError):
-            sock.send(refusals.closing_response(Dialect.CHAT, refusal))  # a new connection's buffer has room for it
+            sock.send(self._closing_response(refusal))  # a new connection's buffer has room for it
             if self._lingering < LINGERING_MAX:
                 self._lingering += 1
                 try:

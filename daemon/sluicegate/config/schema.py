@@ -12,11 +12,13 @@ from typing import Any
 
 from .address import COLLECTOR, ENGINE, LISTEN, SECRET_FILE, Address, Notation, TcpAddress, UnixAddress
 from .headers import HEADERS
+from .origin import ORIGINS
 
 __all__ = [
     "Address",
     "AdmissionConfig",
     "Config",
+    "CorsConfig",
     "EngineConfig",
     "FinalFrame",
     "GpuConfig",
@@ -151,6 +153,15 @@ class StreamConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CorsConfig:
+    """[cors]: web pages that may use the gateway; see [browsers.md](browsers.md)."""
+
+    origins: tuple[str, ...] = setting(
+        (), 'origins of pages that may send requests and read the answers; `"*"`: every page', notation=ORIGINS
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """[log]: how the gateway logs."""
 
@@ -200,6 +211,7 @@ class Config:
     timeouts: TimeoutConfig = TimeoutConfig()
     limits: LimitConfig = LimitConfig()
     streams: StreamConfig = StreamConfig()
+    cors: CorsConfig = CorsConfig()
     log: LogConfig = LogConfig()
     gpu: GpuConfig = GpuConfig()
     tracing: TracingConfig = TracingConfig()

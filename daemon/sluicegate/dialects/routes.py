@@ -83,6 +83,14 @@ def allowed(path: str) -> str:
     return next((endpoint.method for pattern, endpoint in _PATTERNS if pattern.fullmatch(path)), "")
 
 
+def methods(path: str) -> str:
+    """Every method that a path takes, whoever answers it; "" if there is no such route."""
+    if path == "/ping":
+        return "GET, POST"
+    own = path in OWN or (path.startswith("/v1/models/") and path != "/v1/models/")
+    return "GET" if own else allowed(path)
+
+
 def meant(path: str) -> str:
     """The route that an unknown `path` was probably meant for; "" if that cannot be told.
 

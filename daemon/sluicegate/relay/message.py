@@ -19,9 +19,17 @@ TO_ENGINE = frozenset(
     }
 )
 
-#: Engine headers that the client does not get: those of the hop, and those that the gateway sets itself.
+#: Engine headers that the client does not get: those of the hop, and those that the gateway sets itself. CORS among
+#: them: whose pages may come here is for cors.origins to say, and a browser refuses an answer that says it twice.
 _NOT_TO_CLIENT = frozenset(
     {
+        b"access-control-allow-credentials",
+        b"access-control-allow-headers",
+        b"access-control-allow-methods",
+        b"access-control-allow-origin",
+        b"access-control-allow-private-network",
+        b"access-control-expose-headers",
+        b"access-control-max-age",
         b"connection",
         b"content-length",
         b"date",
@@ -30,6 +38,7 @@ _NOT_TO_CLIENT = frozenset(
         b"proxy-connection",
         b"server",
         b"te",
+        b"timing-allow-origin",
         b"trailer",
         b"transfer-encoding",
         b"upgrade",

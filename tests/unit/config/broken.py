@@ -20,6 +20,7 @@ LISTEN_ALLOWED = "must be host:port, [ipv6]:port or unix:/path"
 ENGINE_ALLOWED = "must be http://host:port or unix:/path"
 HOST_MISSING = "the host is missing; 127.0.0.1 serves this host alone, 0.0.0.0 every interface"
 NO_TLS = "TLS to the engine is not supported, for the engine is on this host or in a private network"
+ORIGINS_ALLOWED = 'must be scheme://host, scheme://host:port or "*"'
 OWN_ENGINE = "or the gateway would be its own engine"
 LONG_PATH = "/" + "p" * 107
 
@@ -54,8 +55,7 @@ BROKEN = [
     Broken("unknown key like no other", ": gpu.x: unknown key; known here: sample_interval_s", "[gpu]\nx = 1"),
     Broken(
         "unknown table like no other",
-        ": zzz: unknown table; known here: listen, [engine], [admission], [timeouts], [limits], [streams], [log], "
-        "[gpu]",
+        ": zzz: unknown table; known here: listen, [engine], [admission], [timeouts], [limits], [streams], [cors], ",
         "[zzz]",
     ),
     Broken("quoted dots", ': "log.level": unknown key; did you mean log.level?', '"log.level" = "info"'),
@@ -113,7 +113,7 @@ BROKEN = [
         '[admission]\nqueue_mode = "rejekt"',
     ),
     Broken("unknown level", ': log.level = "": must be one of debug, info, warning, error', '[log]\nlevel = ""'),
-    Broken("number for a word", ": log.format = 1: must be one of auto, text, json", "[log]\nformat = 1"),
+    Broken("number for a word", ": log.format = 1: must be one of auto, text, json, journal", "[log]\nformat = 1"),
     Broken(
         "control character",
         r': engine.model_name = "a\tb": must be a text without control characters',
@@ -203,6 +203,11 @@ BROKEN = [
         "variable: password in a URL without a port",
         f'VLLM_BASE_URL = "http://***@gpu": {ENGINE_ALLOWED}; a user name or password is not supported',
         environ={"VLLM_BASE_URL": "http://bob:sesame@gpu"},
+    ),
+    Broken(
+        "a URL for an origin",
+        f": cors.origins = […]: entry 2 {ORIGINS_ALLOWED}; an origin has no path and no slash at its end",
+        '[cors]\norigins = ["https://chat.example", "https://chat.example/"]',
     ),
     Broken(
         "variable: the engine's place",

@@ -19,6 +19,7 @@ from sluicegate.config.address import (
 )
 from sluicegate.config.headers import HEADERS
 from sluicegate.config.load import ConfigError, Origin, load
+from sluicegate.config.origin import ORIGINS
 from sluicegate.config.schema import Config
 from sluicegate.config.settings import SETTINGS, Setting, build
 from sluicegate.config.show import to_toml
@@ -41,6 +42,7 @@ NOTED: dict[Notation[Any], st.SearchStrategy[Any]] = {
     ENGINE: tcp | unix,
     COLLECTOR: collector | st.just(""),
     SECRET_FILE: st.sampled_from(["", "/etc/key of vLLM", "credential:key"]),
+    ORIGINS: st.sampled_from(["*", "https://chat.example", "http://[::1]:3000"]),
     HEADERS: st.from_regex(r"x-[a-z0-9_|~-]{0,20}", fullmatch=True),
 }
 

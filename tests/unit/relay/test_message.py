@@ -73,6 +73,13 @@ def test_answer_headers() -> None:
     """The client gets all headers except hop-by-hop ones and those that the gateway sets itself."""
     kept: Headers = [(b"content-type", b"application/json"), (b"x-engine", b"1"), (b"x-engine", b"2")]
     hop = [
+        "access-control-allow-credentials",
+        "access-control-allow-headers",
+        "access-control-allow-methods",
+        "access-control-allow-origin",
+        "access-control-allow-private-network",
+        "access-control-expose-headers",
+        "access-control-max-age",
         "connection",
         "content-length",
         "date",
@@ -81,6 +88,7 @@ def test_answer_headers() -> None:
         "proxy-connection",
         "server",
         "te",
+        "timing-allow-origin",
         "trailer",
         "transfer-encoding",
         "upgrade",

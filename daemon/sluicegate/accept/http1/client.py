@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Protocol
@@ -52,7 +52,10 @@ class Http1Body:
 
 
 class Http1Client:
-    """The client's end of an exchange, on the socket itself. A small answer, head and body, is one send."""
+    """The client's end of an exchange, on the socket itself. A small answer, head and body, is one send.
+
+    `cors`: the lines of cors.py that its head carries.
+    """
 
     def __init__(self, connection: Connection, request_id: str, body: Http1Body | None, *, keep_alive: bool) -> None:
         self._connection = connection
@@ -61,6 +64,8 @@ class Http1Client:
         self._owed = b""
         self._ending = False
         self.keep_alive = keep_alive
+        self.cors = b""
+        self.timing: Callable[[], bytes] | None = None
         self.started = False
         self.complete = False
 
@@ -113,6 +118,8 @@ class Http1Client:
                 _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
                 fields,
                 b"x-request-id: %s\r\n" % self._request_id.encode("ascii"),
+                b"server-timing: %s\r\n" % self.timing() if self.timing else b"",
+                self.cors,
                 b"" if self.keep_alive else b"connection: close\r\n",
                 _date(),
                 last,

@@ -9,6 +9,8 @@ from ... import refusals
 from ...config.live import Live
 from ...exchange import ClientGone, ClientStalled
 from ...outcome import Outcome, Refusal
+from ...timing import server_timing
+from .. import cors
 from ..codings import decoded
 from ..handler import Handler, Unmatched
 from ..intake import PIECE, dialect_of, make_request, new_id, too_slow
@@ -82,6 +84,8 @@ class Http1Connection:
         else:
             request = make_request(head.endpoint, head.headers, body, head.query)
         client = Http1Client(self, request.id, body, keep_alive=head.keep_alive)
+        if origins := self.config.current.cors.origins:
+            client.cors = cors.lines(origins, head.origin)
         try:
             await self._handler.handle(request, client)
         finally:
@@ -107,14 +111,16 @@ class Http1Connection:
             searched = max(0, len(buffer) - 3)
             data = await self._receive(deadline, idle=not buffer)
             if data is None and buffer:
-                await self._reject(buffer, 408, f"The request's head did not arrive within {timeouts.head_read_s:g} s.")
+                message = f"The request's head did not arrive within {timeouts.head_read_s:g} s."
+                await self._reject(buffer, deadline - timeouts.head_read_s, 408, message)
             if not data:
                 return None
             if not buffer:
                 deadline = trio.current_time() + timeouts.head_read_s
             buffer += data
         if not 0 <= end <= limits.header_max_bytes:
-            await self._reject(buffer, 431, f"The request's head is larger than {limits.header_max_bytes} bytes.")
+            message = f"The request's head is larger than {limits.header_max_bytes} bytes."
+            await self._reject(buffer, deadline - timeouts.head_read_s, 431, message)
             return None
         head = Head.parse(buffer[: end + 4])
         if head is None:
@@ -202,13 +208,15 @@ class Http1Connection:
                 raise ClientStalled
             rest = rest[PIECE:]
 
-    async def _reject(self, head: bytes, status: int, message: str) -> None:
+    async def _reject(self, head: bytes, began_at: float, status: int, message: str) -> None:
         """Answer a head that is not whole or too large, and close."""
         request_id = new_id()
         target = target_of(head)
         refusal = Refusal(Outcome.INVALID, status, message)
         self._unmatched(request_id, refusal, method_of(head), target)
         client = Http1Client(self, request_id, None, keep_alive=False)
+        client.cors = cors.lines(self.config.current.cors.origins, cors.origin_in(head))
+        client.timing = lambda: server_timing(began_at)
         made = refusals.answer(dialect_of(target), refusal)
         with contextlib.suppress(ClientGone, ClientStalled):
             await client.respond(made.status, made.headers, made.body)

@@ -21,8 +21,8 @@ _HOT = {
 #: A request line with a query: without it one of the above.
 _QUERY = re.compile(rb"(POST [^? ]+)(\?[\x21-\x7e]*)( HTTP/1\.1)")
 
-#: Fields that are looked at while the head is parsed: Host, the body's coding, and those that are for Hypercorn.
-_NOTED = frozenset({b"host", b"content-encoding", b"expect", b"transfer-encoding"})
+#: Fields that are looked at while a head is parsed: Host, the body's coding, Origin, and those that are for Hypercorn.
+_NOTED = frozenset({b"host", b"content-encoding", b"origin", b"expect", b"transfer-encoding"})
 
 #: It may be ignored (RFC 9110, 7.8), and Java's client sends it with every request. llhttp would end the body at it.
 _UPGRADE = re.compile(rb"\r\nupgrade:[^\r]*", re.IGNORECASE)
@@ -37,16 +37,17 @@ _BEGINNING = b"POST /"
 class Head:
     """A head on the fast way. `headers`: in wire order, names in lower case. `query`: with its question mark.
 
-    `coded`: the body has, or may have, a content coding.
+    `coded`: the body has, or may have, a content coding. `origin`: that of the page that sends it, or empty.
     """
 
-    __slots__ = ("coded", "complete", "endpoint", "headers", "hosts", "keep_alive", "query", "strange")
+    __slots__ = ("coded", "complete", "endpoint", "headers", "hosts", "keep_alive", "origin", "query", "strange")
 
     def __init__(self, endpoint: Endpoint, query: bytes) -> None:
         self.endpoint = endpoint
         self.query = query
         self.headers: Headers = []
         self.hosts = 0
+        self.origin = b""
         self.coded = False
         self.complete = False
         self.strange = False
@@ -85,6 +86,8 @@ class Head:
                 self.hosts += 1
             elif name == b"content-encoding":
                 self.coded = True
+            elif name == b"origin":
+                self.origin = self.origin or value.rstrip(b" \t")
             else:
                 self.strange = True
         self.headers.append((name, value))

@@ -10,12 +10,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import h11
+import trio
 from h11._receivebuffer import ReceiveBuffer
 from hypercorn.protocol.events import Event, Response
 from hypercorn.protocol.h11 import H11Protocol
 
 from ... import refusals
+from ...config.live import Live
 from ...outcome import Outcome, Refusal
+from ...timing import server_timing
+from .. import cors
 from ..handler import Peer, Unmatched
 from ..intake import dialect_of, new_id
 from .grammar import Malformed, check_chunk_line, check_head, check_section, method_of, origin_form, target_of
@@ -25,11 +29,14 @@ from .head import may_be_hot
 class StrictH11(H11Protocol):
     """One HTTP/1.1 connection of Hypercorn's. A head that is not valid is answered here, and never reaches ASGI."""
 
-    def __init__(self, *args: Any, peer: Peer, unmatched: Unmatched, linger: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, *args: Any, peer: Peer, live: Live, unmatched: Unmatched, linger: Callable[[], Awaitable[None]]
+    ) -> None:
         """`linger` ends what is sent and gives the client time to take it."""
         super().__init__(*args)
         self._checked = _CheckedConnection(self.config.h11_max_incomplete_size, peer)
         self.connection = self._checked
+        self._live = live
         self._unmatched = unmatched
         self._linger = linger
 
@@ -61,6 +68,8 @@ class StrictH11(H11Protocol):
         made = refusals.answer(dialect_of(self._checked.target), refusal)
         more = [
             (b"x-request-id", request_id.encode("ascii")),
+            (b"server-timing", server_timing(self._checked.began_at)),
+            *cors.fields(self._live.current.cors.origins, cors.origin_in(self._checked.head)),
             (b"content-length", b"%d" % len(made.body)),
             (b"connection", b"close"),
             *self.config.response_headers("h11"),
@@ -85,13 +94,17 @@ class _CheckedConnection(h11.Connection):
         self._peer = peer
         self._ended = False
         self._skipped_line = False
-        self.target = ""  # of a head that is not valid, as is:
+        self.began_at = trio.current_time()  # bytes came that no event has held yet
+        self.target = ""  # of a head that is not valid, as are:
         self.method = ""
+        self.head = b""
         self.refusal: Refusal | None = None
 
     def receive_data(self, data: bytes) -> None:
         if not data:
             self._ended = True
+        if not self._receive_buffer:
+            self.began_at = trio.current_time()
         if self.refusal is None:
             super().receive_data(data)
 
@@ -133,11 +146,11 @@ class _CheckedConnection(h11.Connection):
             self._skipped_line = True  # RFC 9112, 2.2: one empty line before a request
             return False
         self._skipped_line = False
-        self.target, self.method = target_of(section), method_of(section)
+        self.head, self.target, self.method = section, target_of(section), method_of(section)
         if len(section) > self._head_max:
             raise h11.LocalProtocolError("head too large", error_status_hint=431)
         check_head(section)
-        self.target = ""
+        self.head, self.target = b"", ""
         return True
 
     def _refusal(self, error: h11.RemoteProtocolError, *, in_body: bool) -> Refusal:
@@ -146,7 +159,8 @@ class _CheckedConnection(h11.Connection):
             return Refusal(Outcome.INVALID, 400, "The request's body is not validly chunked.")
         if error.error_status_hint == 431:
             if not self.target:
-                self.target, self.method = target_of(self.trailing_data[0]), method_of(self.trailing_data[0])
+                self.head = self.trailing_data[0]
+                self.target, self.method = target_of(self.head), method_of(self.head)
             return Refusal(Outcome.INVALID, 431, f"The request's head is larger than {self._head_max} bytes.")
         why = str(error.__cause__ or "it is malformed")
         return Refusal(Outcome.INVALID, error.error_status_hint, f"The request is not valid HTTP/1.1: {why}.")
