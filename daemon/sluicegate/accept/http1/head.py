@@ -37,10 +37,10 @@ _BEGINNING = b"POST /"
 class Head:
     """A head on the fast way. `headers`: in wire order, names in lower case. `query`: with its question mark.
 
-    `coded`: the body has, or may have, a content coding.
+    `coded`: the body has, or may have, a content coding. `expects`: the client waits for a 100 before it sends it.
     """
 
-    __slots__ = ("coded", "complete", "endpoint", "headers", "hosts", "keep_alive", "query", "strange")
+    __slots__ = ("coded", "complete", "endpoint", "expects", "headers", "hosts", "keep_alive", "query", "strange")
 
     def __init__(self, endpoint: Endpoint, query: bytes) -> None:
         self.endpoint = endpoint
@@ -48,6 +48,7 @@ class Head:
         self.headers: Headers = []
         self.hosts = 0
         self.coded = False
+        self.expects = False
         self.complete = False
         self.strange = False
         self.keep_alive = True
@@ -85,6 +86,8 @@ class Head:
                 self.hosts += 1
             elif name == b"content-encoding":
                 self.coded = True
+            elif name == b"expect" and value.strip(b" \t").lower() == b"100-continue":
+                self.expects = True
             else:
                 self.strange = True
         self.headers.append((name, value))
