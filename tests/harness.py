@@ -18,7 +18,7 @@ from sluicegate.config.settings import SETTINGS, build
 from sluicegate.dialects.routes import ENDPOINTS, PATHS
 from sluicegate.engines.engine import Engine, EngineState
 from sluicegate.engines.probe import ProbeRefused, ProbeUnhealthy
-from sluicegate.exchange import ClientGone, ClientStalled, Endpoint, Headers, Request
+from sluicegate.exchange import ClientGone, ClientStalled, Endpoint, Headers, Request, Room
 from sluicegate.gateway import Gateway, MakeDial
 from sluicegate.observe.logs import Log
 from sluicegate.observe.metrics import Metrics
@@ -113,11 +113,12 @@ class Running:
         await self.gateway.ledger.none_open()
 
     def assert_at_rest(self) -> None:
-        """Nothing is held any more: no slot, no place in the queue, no busy engine connection, no open record."""
+        """Nothing is held any more: no slot, place in the queue, busy engine connection, open record, or body."""
         gateway = self.gateway
         assert (gateway.admission.active, gateway.admission.queued) == (0, 0), repr(gateway.admission)
         assert all(engine.connections.busy == 0 for engine in gateway.engines.all), repr(gateway.engines.all)
         assert gateway.ledger.open_count == 0, repr(gateway.ledger)
+        assert gateway.pipeline.bodies.held == 0, repr(gateway.pipeline.bodies)
 
 
 @asynccontextmanager
@@ -235,14 +236,18 @@ class MemoryProbe:
 class SimBody:
     """A body that is all there."""
 
+    held = 0
+
     def __init__(self, data: bytes) -> None:
         self._data = data
 
-    async def whole(self) -> bytes:
+    async def whole(self, room: Room) -> bytes:
         return self._data
 
-    async def parts(self) -> AsyncGenerator[bytes, None]:
+    async def parts(self, room: Room) -> AsyncGenerator[bytes, None]:
         yield self._data
+
+    def release(self) -> None: ...
 
 
 class SimClient:

@@ -67,6 +67,12 @@ class Call:
         """The field Server-Timing of an answer whose head is made now."""
         return server_timing(self.request.received_at, self.record.queued_at, self.started_at)
 
+    def let_go_of_the_body(self) -> None:
+        """The engine has it, or nobody will: it is in memory no longer."""
+        self.body = b""
+        if self.request.body.held:
+            self.request.body.release()
+
 
 class Delivery:
     """Brings each call's answer from an engine to its client."""
@@ -123,7 +129,9 @@ class Delivery:
                 failure = self._engines.unavailable()
             else:
                 try:
-                    return engine, await begin(engine.connections, call.request, call.body, engine.authorization)
+                    exchange = await begin(engine.connections, call.request, call.body, engine.authorization)
+                    call.let_go_of_the_body()
+                    return engine, exchange
                 except EngineUnreachable as error:
                     failure = _unreachable(engine, error)
                 except EngineBroken as error:

@@ -44,18 +44,42 @@ class Endpoint:
     target: str = ""
 
 
+class Room(Protocol):
+    """Says whether a body may be read, and counts what is held of it. One that came with its head needs not ask."""
+
+    def begin(self, length: int) -> None:
+        """Before anything else of it is read. `length` as declared, in bytes; 0: unknown. May raise Refusal."""
+        ...
+
+    def take(self, length: int) -> None:
+        """So many bytes more are held. May raise Refusal."""
+        ...
+
+    def release(self, length: int) -> None:
+        """So many are held no more."""
+        ...
+
+
 class Body(Protocol):
     """The body of a request, read at most once, one way or the other.
 
-    Both raise Refusal (TOO_LARGE, or INVALID if it does not arrive in time or is not HTTP) and ClientGone.
+    Both raise Refusal (the room's, TOO_LARGE, or INVALID if it does not arrive in time or is not HTTP) and ClientGone.
+    `held`: bytes that it has taken of its room.
     """
 
-    async def whole(self) -> bytes:
+    @property
+    def held(self) -> int: ...
+
+    async def whole(self, room: Room) -> bytes:
         """All of it."""
         ...
 
-    def parts(self) -> AsyncGenerator[bytes, None]:
+    def parts(self, room: Room) -> AsyncGenerator[bytes, None]:
         """Its pieces as they arrive, framing removed. A reader that stops before the last one must close it."""
+        ...
+
+    def release(self) -> None:
+        """Give the room back what is held: nobody needs the bytes any more."""
         ...
 
 

@@ -4,6 +4,7 @@ from . import refusals
 from .account.ledger import Ledger
 from .admit.admission import Admission
 from .admit.claim import Claim
+from .bodies import Bodies, Room
 from .config.live import Live
 from .delivery import Call, Delivery
 from .dialects.facts import for_engine, understand
@@ -33,6 +34,9 @@ class Pipeline:
         self.delivery = delivery
         self.ledger = ledger
         self.tracing = tracing
+        self.bodies = Bodies(config)
+        self._without_slot = Room(self.bodies, engines.check)
+        self._with_slot = Room(self.bodies, engines.check, admission.check)
 
     async def handle(self, request: Request, client: Client) -> None:
         """Serve `request`, or refuse it in its dialect. Cancel it when the client disconnects; it raises nothing else.
@@ -63,6 +67,7 @@ class Pipeline:
         except ClientStalled:
             outcome = outcome or Outcome.CLIENT_STALLED
         finally:
+            call.let_go_of_the_body()
             self.ledger.settle(record, outcome or _ended_by_client(call))
 
     async def _serve(self, call: Call) -> Outcome:
@@ -93,18 +98,22 @@ class Pipeline:
             self.admission.settle(ticket)
 
     async def _understand(self, call: Call) -> None:
-        """Read what matters of the request's body, and make the one that the engine gets."""
+        """Read what matters of the request's body, and make the one that the engine gets.
+
+        A body that has not come with its head is read only if it is not sure already that the request is refused.
+        """
         request, record = call.request, call.record
         if request.endpoint.bodiless:
-            await request.body.whole()  # it may send one all the same; which model it is about, nobody knows
+            # It may send one all the same. Which model it is about, nobody knows.
+            await request.body.whole(self._without_slot)
             return
         models = self.engines.models
         default = self.config.current.engine.model_name or next(iter(models), "")
         if request.endpoint.opaque:
-            call.body = request.body.parts()
+            call.body = request.body.parts(self._without_slot)
             model = default
         else:
-            raw = await request.body.whole()
+            raw = await request.body.whole(self._with_slot if request.endpoint.needs_slot else self._without_slot)
             facts = understand(request.endpoint, raw)
             call.body = for_engine(request.endpoint, raw, facts, default)
             call.stream, call.usage_asked = facts.stream, facts.usage_asked

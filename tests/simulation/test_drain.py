@@ -4,6 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from sluicegate.exchange import Room
 from sluicegate.gateway import LAST_WORDS_S
 from sluicegate.outcome import Outcome
 from tests.fakes.engine import open_engine
@@ -93,9 +94,9 @@ async def test_second_signal_cuts_at_once(autojump_clock: MockClock) -> None:
     """A second signal cuts every request, also one whose body is still being read."""
 
     class SlowBody(SimBody):
-        async def whole(self) -> bytes:
+        async def whole(self, room: Room) -> bytes:
             await trio.sleep(600.0)
-            return await super().whole()
+            return await super().whole(room)
 
     async with open_engine() as engine, simulate(engine, drain_s=1000.0) as running:
         engine.script.next(Behaviour(token_interval_s=1.0, tokens=100))

@@ -7,7 +7,7 @@ import msgspec
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from sluicegate.exchange import Headers
+from sluicegate.exchange import Headers, Room
 from sluicegate.outcome import Outcome
 from sluicegate.relay.pool import Pool
 from sluicegate.relay.wire import Wire
@@ -106,15 +106,19 @@ async def arrive(nursery: trio.Nursery, *visitors: Visitor) -> None:
 class NeverWholeBody:
     """A body that raises instead of arriving."""
 
+    held = 0
+
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    async def whole(self) -> bytes:
+    async def whole(self, room: Room) -> bytes:
         await trio.lowlevel.checkpoint()
         raise self._error
 
-    async def parts(self) -> AsyncGenerator[bytes, None]:
-        yield await self.whole()
+    async def parts(self, room: Room) -> AsyncGenerator[bytes, None]:
+        yield await self.whole(room)
+
+    def release(self) -> None: ...
 
 
 def answer_with(running: Running, *parts: bytes | Exception) -> None:

@@ -92,8 +92,16 @@ class Daemon:
     @property
     def resident_kib(self) -> int:
         """VmRSS."""
+        return self._memory_kib("VmRSS")
+
+    @property
+    def most_resident_kib(self) -> int:
+        """VmHWM: the largest value that VmRSS has had."""
+        return self._memory_kib("VmHWM")
+
+    def _memory_kib(self, name: str) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0])
+        return int(status.partition(f"{name}:")[2].split()[0])
 
 
 @asynccontextmanager

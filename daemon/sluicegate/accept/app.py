@@ -66,6 +66,7 @@ def make_app(status: Status, expose: Expose, scrape: Scrape, unmatched: Unmatche
     app = QuartTrio("sluicegate", static_folder=None)
     app.url_map.merge_slashes = False  # a redirect is none of the answers that clients of these APIs expect
     app.url_map.converters["name"] = _Name
+    app.config["MAX_CONTENT_LENGTH"] = 0  # no route here reads a body: Quart keeps none of it in memory
     app.config["RESPONSE_TIMEOUT"] = None  # the socket's own deadline (hypercorn.py) is the one that counts
 
     @app.before_request

@@ -5,6 +5,7 @@ Inference routes go from here straight to the pipeline; everything else goes on 
 
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from typing import cast
 
 import trio
@@ -25,14 +26,14 @@ from .. import refusals
 from ..config.live import Live
 from ..config.schema import Config
 from ..dialects.routes import find
-from ..exchange import ClientGone, ClientStalled, Headers, Splice
+from ..exchange import ClientGone, ClientStalled, Headers, Room, Splice
 from ..outcome import Outcome, Refusal
 from ..timing import server_timing
 from . import cors
 from .codings import decoded
 from .handler import Handler, Peer, Unmatched, present_peer
 from .http1.grammar import without_dots
-from .intake import PIECE, declared_length, dialect_of, make_request, request_id, too_large, too_slow
+from .intake import PIECE, Held, declared_length, dialect_of, make_request, request_id, too_large, too_slow
 from .options import options
 from .sockets import LINGER_S
 
@@ -155,7 +156,7 @@ class _Manners:
             self._last_send.set()
 
 
-class AsgiBody:
+class AsgiBody(Held):
     """The body of a request, from ASGI's events, and the watch over the client once the body is in.
 
     `nursery` is cancelled when the client disconnects.
@@ -172,13 +173,19 @@ class AsgiBody:
         self._watching = False
         self.ending = False
 
-    async def whole(self) -> bytes:
-        parts = [part async for part in self.parts()]
+    async def whole(self, room: Room) -> bytes:
+        room.begin(declared_length(self._headers, self._config.limits) or 0)
+        parts = []
+        async with aclosing(self.parts(room)) as arriving:
+            async for part in arriving:
+                self.hold(room, len(part))
+                parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def parts(self) -> AsyncGenerator[bytes, None]:
+    async def parts(self, room: Room) -> AsyncGenerator[bytes, None]:  # noqa: ARG002 -- nothing is held
         limits, seconds = self._config.limits, self._config.timeouts.body_read_s
         declared_length(self._headers, limits)
+        await self._peer.go_on()
         size, more = 0, True
         deadline = trio.current_time() + seconds
         while more:

@@ -7,14 +7,15 @@ huge one (a bomb) is given up at the limit.
 import importlib
 import zlib
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import aclosing
 from typing import Any
 
 import trio
 
 from ..config.schema import LimitConfig
-from ..exchange import Body, Headers
+from ..exchange import Body, Headers, Room
 from ..outcome import Outcome, Refusal
-from .intake import too_large
+from .intake import Held, too_large
 
 #: Bytes that are decoded at once (0.2 ms). Then other tasks have their turn.
 STEP = 262_144
@@ -116,21 +117,40 @@ _ALIASES = {b"x-gzip": b"gzip"}
 
 
 class _Decoded:
-    """A body whose coding is undone. Raises Refusal as every body does; 415 before a byte is read."""
+    """A body whose coding is undone. Raises Refusal as every body does; 415 before a byte is read.
+
+    What it was packed in is held as well, until all of it is unpacked.
+    """
 
     def __init__(self, body: Body, codings: list[bytes], limits: LimitConfig) -> None:
         self._body = body
         self._codings = codings
         self._limits = limits
+        self._plain = Held()
 
-    async def whole(self) -> bytes:
-        return b"".join([part async for part in self.parts()])
+    @property
+    def held(self) -> int:
+        return self._plain.held + self._body.held
 
-    async def parts(self) -> AsyncGenerator[bytes, None]:
+    async def whole(self, room: Room) -> bytes:
+        room.begin(0)  # also for one that came with its head: it may be a large one
+        parts = []
+        async with aclosing(self.parts(room)) as arriving:
+            async for part in arriving:
+                self._plain.hold(room, len(part))
+                parts.append(part)
+        self._body.release()
+        return b"".join(parts)
+
+    def release(self) -> None:
+        self._plain.release()
+        self._body.release()
+
+    async def parts(self, room: Room) -> AsyncGenerator[bytes, None]:
         decode = _DECODERS.get(self._codings[0]) if len(self._codings) == 1 else None
         if decode is None:
             raise _not_taken()
-        data = await self._body.whole()
+        data = await self._body.whole(room)
         size = 0
         for part in self._decode(decode, data):
             size += len(part)

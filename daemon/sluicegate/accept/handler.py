@@ -1,9 +1,11 @@
 """What accept/ hands requests to: the pipeline, as seen from here."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
+
+import trio
 
 from ..exchange import Client, Request
 from ..outcome import Refusal
@@ -23,6 +25,8 @@ class Peer:
         self.abort = abort
         #: Set if what it sends of a body turns out not to be HTTP.
         self.refusal: Refusal | None = None
+        #: Tells a client that waits for it (Expect: 100-continue) to send its body.
+        self.go_on: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self._gone = False
         self._listeners: set[Callable[[], None]] = set()
 

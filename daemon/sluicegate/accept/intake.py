@@ -6,7 +6,7 @@ import re
 import trio
 
 from ..config.schema import LimitConfig
-from ..exchange import Body, Dialect, Endpoint, Headers, Request
+from ..exchange import Body, Dialect, Endpoint, Headers, Request, Room
 from ..outcome import Outcome, Refusal
 
 #: A client must take each piece of this size within client_stall_s: with the default of 15 s, 4 KiB/s (bytes).
@@ -37,6 +37,24 @@ def dialect_of(target: str) -> Dialect:
 def make_request(endpoint: Endpoint, headers: Headers, body: Body, query: bytes = b"") -> Request:
     """A Request that has just arrived. `headers` with names in lower case, `query` with its question mark."""
     return Request(request_id(headers), endpoint, headers, body, trio.current_time(), query)
+
+
+class Held:
+    """What a body holds of its room."""
+
+    held = 0
+    _room: Room
+
+    def hold(self, room: Room, length: int) -> None:
+        """Take `length` bytes more, or Refusal."""
+        room.take(length)
+        self._room = room
+        self.held += length
+
+    def release(self) -> None:
+        if self.held:
+            self._room.release(self.held)
+            self.held = 0
 
 
 def declared_length(headers: Headers, limits: LimitConfig) -> int | None:

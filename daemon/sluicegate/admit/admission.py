@@ -60,6 +60,17 @@ class Admission:
         self._queued += 1
         return ticket
 
+    def check(self) -> None:
+        """Refusal of a request that would get neither a slot nor a place in the queue, for whichever model it is.
+
+        For a request of which only the head is known. One that passes is decided on by `enter`, and may fare worse.
+        """
+        if self.draining or not free_slots(self.engines.all):
+            view = self.view()
+            verdict = decide(view)
+            if verdict not in (Verdict.QUEUE, Verdict.HOPELESS):
+                raise _refusal(verdict, view)
+
     async def wait(self, ticket: Ticket) -> None:
         """Wait until `ticket` holds a slot. Refusal if that takes longer than queue_timeout_s, or on a drain."""
         assert ticket.decided is not None

@@ -131,6 +131,12 @@ class LimitConfig:
     """[limits]: sizes in bytes, and counts."""
 
     body_max_bytes: int = setting(32 * 1024 * 1024, "largest request body", low=1024, high=1 << 30)
+    bodies_max_bytes: int = setting(
+        512 * 1024 * 1024,
+        "all request bodies in memory; one alone may always be as large as body_max_bytes",
+        low=1024,
+        high=1 << 40,
+    )
     header_max_bytes: int = setting(32 * 1024, "largest request head", low=1024, high=1 << 20)
     connections_max: int = setting(4096, "open client connections", low=1, high=65536)
     answer_max_bytes: int = setting(64 * 1024 * 1024, "largest answer that is not a stream", low=1024, high=1 << 30)

@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from sluicegate.accept.codings import MEMBERS_MAX, TAKEN, decoded
-from sluicegate.config.schema import LimitConfig
+from sluicegate.bodies import Bodies, Room
+from sluicegate.config.live import Live
+from sluicegate.config.schema import Config, LimitConfig
 from sluicegate.exchange import Headers
 from sluicegate.outcome import Outcome, Refusal
 from tests.harness import SimBody
 
+ROOM = Room(Bodies(Live(Config())))
 LIMITS = LimitConfig(body_max_bytes=1_000_000)
 TEXT = b'{"model": "fake-model"}'
 BOMB = b"\0" * 100_000_000
@@ -58,21 +61,21 @@ def _body(coding: str | bytes, data: bytes, *more: tuple[bytes, bytes]) -> tuple
 @pytest.mark.parametrize("text", [TEXT, b"", b"x" * 1_000_000], ids=["short", "empty", "limit"])
 async def test_decoded(coding: str, text: bytes) -> None:
     body, headers = _body(coding, CODINGS[coding](text))
-    assert await body.whole() == text
-    assert b"".join([part async for part in body.parts()]) == text
+    assert await body.whole(ROOM) == text
+    assert b"".join([part async for part in body.parts(ROOM)]) == text
     assert headers == [(b"host", b"gate")]
 
 
 async def test_two_members_are_one_body() -> None:
     """RFC 1952, 2.2."""
     body, _ = _body("gzip", gzip.compress(TEXT[:5]) + gzip.compress(TEXT[5:]))
-    assert await body.whole() == TEXT
+    assert await body.whole(ROOM) == TEXT
 
 
 @pytest.mark.parametrize("coding", ["", "identity", "Identity , identity"])
 async def test_none(coding: str) -> None:
     body, headers = _body(coding, TEXT)
-    assert await body.whole() == TEXT
+    assert await body.whole(ROOM) == TEXT
     assert (b"content-length", b"%d" % len(TEXT)) in headers
 
 
@@ -80,7 +83,7 @@ async def test_none(coding: str) -> None:
 async def test_bomb(coding: str) -> None:
     body, _ = _body(coding, CODINGS[coding](BOMB))
     with pytest.raises(Refusal) as caught:
-        await body.whole()
+        await body.whole(ROOM)
     assert (caught.value.outcome, caught.value.status) == (Outcome.TOO_LARGE, 413)
 
 
@@ -96,7 +99,7 @@ async def test_undecodable(coding: str, how: str) -> None:
     }[how]
     body, _ = _body(coding, wrong)
     with pytest.raises(Refusal) as caught:
-        await body.whole()
+        await body.whole(ROOM)
     assert (caught.value.outcome, caught.value.status) == (Outcome.INVALID, 400)
     assert "content-encoding" in caught.value.message
 
@@ -105,7 +108,7 @@ async def test_members_are_bounded() -> None:
     """Each costs a decoder, and nothing of the limit if it is empty."""
     body, _ = _body("gzip", gzip.compress(b"") * (MEMBERS_MAX + 1))
     with pytest.raises(Refusal):
-        await body.whole()
+        await body.whole(ROOM)
 
 
 @pytest.mark.parametrize("coding", ["br", "compress", "gzip, gzip", "deflate,gzip", "gzip;q=1", b"\xff", "chunked"])
@@ -113,7 +116,7 @@ async def test_not_taken(coding: str | bytes) -> None:
     """RFC 9110, 15.5.16: the answer names what is."""
     body, _ = _body(coding, TEXT)
     with pytest.raises(Refusal) as caught:
-        await body.whole()
+        await body.whole(ROOM)
     assert (caught.value.outcome, caught.value.status) == (Outcome.INVALID, 415)
     assert "gzip, deflate" in caught.value.message
     assert caught.value.headers == ((b"accept-encoding", ", ".join(TAKEN).encode()),)
@@ -122,5 +125,5 @@ async def test_not_taken(coding: str | bytes) -> None:
 async def test_two_fields_are_two_codings() -> None:
     body, _ = _body("gzip", TEXT, (b"content-encoding", b"gzip"))
     with pytest.raises(Refusal) as caught:
-        await body.whole()
+        await body.whole(ROOM)
     assert caught.value.status == 415

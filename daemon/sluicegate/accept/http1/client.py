@@ -10,10 +10,14 @@ from typing import Protocol
 import trio
 
 from ...config.live import Live
-from ...exchange import ClientGone, Headers
-from ..intake import declared_length
+from ...exchange import ClientGone, Headers, Room
+from ..intake import Held, declared_length
+
+#: Bodies up to this size (bytes) are not counted: a connection has one at a time, and connections_max bounds those.
+COUNTED_ABOVE = 65536
 
 _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode("ascii") for s in HTTPStatus}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _END_OF_BODY = b"\r\n0\r\n\r\n"
 
 
@@ -24,8 +28,11 @@ class Connection(Protocol):
     closing: bool
     config: Live
 
-    async def take(self, length: int) -> bytes:
-        """The next `length` bytes. Refusal if they do not arrive in time; ClientGone if they never will."""
+    async def take(self, length: int, body: "Http1Body") -> bytes:
+        """The next `length` bytes. `body` is asked before more is read than is there already, and told what comes.
+
+        Refusal if they do not arrive in time; ClientGone if they never will.
+        """
         ...
 
     async def send(self, data: bytes) -> None:
@@ -33,22 +40,38 @@ class Connection(Protocol):
         ...
 
 
-class Http1Body:
-    """A request's body of declared length."""
+class Http1Body(Held):
+    """A request's body of declared length. `expects`: its client waits for a 100 before it sends it."""
 
-    def __init__(self, connection: Connection, headers: Headers) -> None:
+    _counted = False
+
+    def __init__(self, connection: Connection, headers: Headers, *, expects: bool = False) -> None:
         self._connection = connection
         self._headers = headers
+        self._expects = expects
         self.consumed = False
 
-    async def whole(self) -> bytes:
+    async def whole(self, room: Room) -> bytes:
         length = declared_length(self._headers, self._connection.config.current.limits) or 0
-        data = await self._connection.take(length)
+        self._room = room
+        data = await self._connection.take(length, self)
         self.consumed = True
         return data
 
-    async def parts(self) -> AsyncGenerator[bytes, None]:
-        yield await self.whole()
+    async def parts(self, room: Room) -> AsyncGenerator[bytes, None]:
+        yield await self.whole(room)
+
+    async def begin(self, length: int) -> None:
+        """`length` bytes are to be read, of which not all are there: Refusal if they are not to be."""
+        self._room.begin(length)
+        self._counted = length > COUNTED_ABOVE
+        if self._expects:
+            await self._connection.send(_CONTINUE)
+
+    def come(self, length: int) -> None:
+        """So many bytes of it have come."""
+        if self._counted:
+            self.hold(self._room, length)
 
 
 class Http1Client:

@@ -77,7 +77,7 @@ class Http1Connection:
 
     async def _serve_one(self, head: Head) -> bool:
         """Serve one request; whether the connection can take another."""
-        body = Http1Body(self, head.headers)
+        body = Http1Body(self, head.headers, expects=head.expects)
         if head.coded:
             plain, headers = decoded(body, head.headers, self.config.current.limits)
             request = make_request(head.endpoint, headers, plain, head.query)
@@ -145,27 +145,30 @@ class Http1Connection:
             if scope.cancelled_caught:
                 return None
 
-    async def take(self, length: int) -> bytes:
-        """The next `length` bytes. Refusal if they do not arrive within body_read_s; ClientGone if they never will."""
+    async def take(self, length: int, body: Http1Body) -> bytes:
+        """The next `length` bytes, of `body`. Refusal if they do not arrive within body_read_s; ClientGone if never."""
         data = self._buffer
         if len(data) < length:
-            data = await self._rest(length)
+            await body.begin(length)
+            data = await self._rest(length, body)
         if len(data) == length:
             self._buffer = b""
             return data
         self._buffer = data[length:]
         return data[:length]
 
-    async def _rest(self, length: int) -> bytes:
+    async def _rest(self, length: int, body: Http1Body) -> bytes:
         seconds = self.config.current.timeouts.body_read_s
         deadline = trio.current_time() + seconds
         buffer = bytearray(self._buffer)
+        body.come(len(buffer))
         while len(buffer) < length:
             data = await self._receive(deadline)
             if data is None:
                 raise too_slow(seconds)
             if not data:
                 raise ClientGone
+            body.come(len(data))
             buffer += data
         return bytes(buffer)
 

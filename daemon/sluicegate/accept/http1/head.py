@@ -37,10 +37,22 @@ _BEGINNING = b"POST /"
 class Head:
     """A head on the fast way. `headers`: in wire order, names in lower case. `query`: with its question mark.
 
-    `coded`: the body has, or may have, a content coding. `origin`: that of the page that sends it, or empty.
+    `coded`: the body has, or may have, a content coding. `expects`: the client waits for a 100 before it sends it.
+    `origin`: that of the page that sends it, or empty.
     """
 
-    __slots__ = ("coded", "complete", "endpoint", "headers", "hosts", "keep_alive", "origin", "query", "strange")
+    __slots__ = (
+        "coded",
+        "complete",
+        "endpoint",
+        "expects",
+        "headers",
+        "hosts",
+        "keep_alive",
+        "origin",
+        "query",
+        "strange",
+    )
 
     def __init__(self, endpoint: Endpoint, query: bytes) -> None:
         self.endpoint = endpoint
@@ -49,6 +61,7 @@ class Head:
         self.hosts = 0
         self.origin = b""
         self.coded = False
+        self.expects = False
         self.complete = False
         self.strange = False
         self.keep_alive = True
@@ -88,6 +101,8 @@ class Head:
                 self.coded = True
             elif name == b"origin":
                 self.origin = self.origin or value.rstrip(b" \t")
+            elif name == b"expect" and value.strip(b" \t").lower() == b"100-continue":
+                self.expects = True
             else:
                 self.strange = True
         self.headers.append((name, value))

@@ -39,6 +39,11 @@ class StrictH11(H11Protocol):
         self._live = live
         self._unmatched = unmatched
         self._linger = linger
+        peer.go_on = self._go_on
+
+    async def _go_on(self) -> None:
+        if self._checked.awaits_100:
+            await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
 
     async def gives_back(self, data: bytes) -> bool:
         """Whether `data`, which has just been read, begins a request that may be one for the fast way.
@@ -99,6 +104,16 @@ class _CheckedConnection(h11.Connection):
         self.method = ""
         self.head = b""
         self.refusal: Refusal | None = None
+
+    @property
+    def awaits_100(self) -> bool:
+        """Whether the client waits for a 100 before it sends its body."""
+        return super().they_are_waiting_for_100_continue
+
+    @property
+    def they_are_waiting_for_100_continue(self) -> bool:
+        """Never, for Hypercorn: it would send the 100 before anybody has decided to read the body."""
+        return False
 
     def receive_data(self, data: bytes) -> None:
         if not data:

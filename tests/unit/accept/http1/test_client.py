@@ -7,10 +7,13 @@ import trio
 
 from sluicegate.accept.http1.client import Http1Body, Http1Client
 from sluicegate.accept.intake import too_slow
+from sluicegate.bodies import Bodies, Room
 from sluicegate.config.live import Live
 from sluicegate.config.schema import Config
 from sluicegate.exchange import ClientGone, Headers
 from sluicegate.outcome import Outcome, Refusal
+
+ROOM = Room(Bodies(Live(Config())))
 
 
 class Peer:
@@ -25,8 +28,11 @@ class Peer:
 
     sock: socket.socket  # which only the pump asks for
 
-    async def take(self, length: int) -> bytes:
+    async def take(self, length: int, body: Http1Body) -> bytes:
         self.taken.append(length)
+        if len(self.received) < length:
+            await body.begin(length)
+        body.come(len(self.received))
         data, self.received = self.received[:length], self.received[length:]
         if len(data) < length:
             raise too_slow(self.config.current.timeouts.body_read_s)
@@ -56,7 +62,7 @@ async def test_body_at_hand_is_taken() -> None:
     """The body takes its own bytes and leaves those that follow it."""
     peer = Peer(b"{}POST")
     body = body_of(peer, (b"content-length", b"2"))
-    assert [part async for part in body.parts()] == [b"{}"]
+    assert [part async for part in body.parts(ROOM)] == [b"{}"]
     assert (body.consumed, peer.received) == (True, b"POST")
 
 
@@ -64,7 +70,7 @@ async def test_incomplete_body_is_refused() -> None:
     """A body that does not arrive in time is refused with a 408 and is not consumed."""
     body = body_of(Peer(b"{"), (b"content-length", b"2"))
     with pytest.raises(Refusal) as caught:
-        await body.whole()
+        await body.whole(ROOM)
     assert (caught.value.outcome, caught.value.status, body.consumed) == (Outcome.INVALID, 408, False)
 
 
@@ -72,7 +78,7 @@ async def test_body_too_large_is_refused_unread() -> None:
     """A declared length over the limit is refused before anything is read."""
     peer = Peer()
     with pytest.raises(Refusal) as caught:
-        await body_of(peer, (b"content-length", b"999999999999")).whole()
+        await body_of(peer, (b"content-length", b"999999999999")).whole(ROOM)
     assert (caught.value.outcome, peer.taken) == (Outcome.TOO_LARGE, [])
 
 

@@ -41,6 +41,13 @@ def test_upgrade_is_ignored(fields: bytes) -> None:
     assert (b"content-length", b"2") in head.headers
 
 
+@pytest.mark.parametrize("field", [b"expect: 100-continue", b"Expect:100-Continue "])
+def test_client_that_waits_for_a_100(field: bytes) -> None:
+    head = Head.parse(LINE + HOST + LENGTH + field + b"\r\n\r\n")
+    assert head is not None
+    assert head.expects
+
+
 def test_connection_close() -> None:
     head = Head.parse(LINE + HOST + b"content-length: 2\r\nconnection: x, close\r\n\r\n")
     assert head is not None
@@ -55,7 +62,7 @@ def test_connection_close() -> None:
         LINE + HOST + b"content-length: 0\r\n\r\n",
         LINE + HOST + HOST + LENGTH + b"\r\n",
         LINE + b"host: a b\r\n" + LENGTH + b"\r\n",
-        LINE + HOST + LENGTH + b"expect: 100-continue\r\n\r\n",
+        LINE + HOST + LENGTH + b"expect: 200-ok\r\n\r\n",
         LINE + HOST + b"Transfer-Encoding: chunked\r\n\r\n",
         LINE + HOST + b"content-length: 0\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n",
         LINE + HOST + LENGTH + b"content-length: 2\r\n\r\n",
