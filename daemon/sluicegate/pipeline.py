@@ -32,6 +32,7 @@ class Pipeline:
         A mistake of ours ends one request, with 500 and its place in the log, and not the daemon.
         """
         record = self.ledger.open(request.id, request.endpoint.path, received_at=request.received_at)
+        record.client = request.client or None
         call = Call(request, client, record, self.config.current.timeouts)
         outcome: Outcome | None = None
         try:

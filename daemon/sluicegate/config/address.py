@@ -5,6 +5,7 @@ import os.path
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from .faults import SettingError
 
@@ -46,14 +47,16 @@ class UnixAddress:
 
 Address = TcpAddress | UnixAddress
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
-class Notation:
-    """How one kind of address is written: `parse` raises SettingError, and `parse(write(a)) == a`."""
+class Notation(Generic[T]):
+    """How one kind of value is written: `parse` raises SettingError, and `parse(write(a)) == a`."""
 
     allowed: str
-    parse: Callable[[str], Address]
-    write: Callable[[Address], str]
+    parse: Callable[[str], T]
+    write: Callable[[T], str]
 
 
 def parse_listen(text: str) -> Address:
@@ -139,7 +142,7 @@ def _hosts(host: str) -> set[str]:
         return {host.lower()}
 
 
-def _unix(text: str, notation: Notation) -> UnixAddress:
+def _unix(text: str, notation: Notation[Address]) -> UnixAddress:
     path = text.removeprefix("unix:")
     if path.startswith("///"):
         # The long form of the same URL: an empty authority, then the path.
@@ -156,7 +159,7 @@ def _unix(text: str, notation: Notation) -> UnixAddress:
     return UnixAddress(path)
 
 
-def _tcp(text: str, notation: Notation, *, lowest_port: int) -> TcpAddress:
+def _tcp(text: str, notation: Notation[Address], *, lowest_port: int) -> TcpAddress:
     match = _TCP.fullmatch(text)
     if match is None:
         raise _refusal(notation, _why_not_tcp(text))
@@ -198,5 +201,5 @@ def _is_host(host: str) -> bool:
     return len(host) <= HOST_MAX_CHARS and all(map(_LABEL.fullmatch, labels))
 
 
-def _refusal(notation: Notation, why: str) -> SettingError:
+def _refusal(notation: Notation[Address], why: str) -> SettingError:
     return SettingError(f"must be {notation.allowed}; {why}")

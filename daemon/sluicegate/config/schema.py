@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .address import ENGINE, LISTEN, Address, Notation, TcpAddress, UnixAddress
+from .networks import NETWORKS, Network
 
 __all__ = [
     "Address",
@@ -21,6 +22,7 @@ __all__ = [
     "GpuConfig",
     "LimitConfig",
     "LogConfig",
+    "ProxyConfig",
     "QueueMode",
     "StreamConfig",
     "TcpAddress",
@@ -51,14 +53,14 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
-    notation: Notation | None = None,
+    notation: Notation[Any] | None = None,
     restart: bool = False,
 ) -> Any:
     """A field, its meaning, and the values that it accepts.
 
     `env`: the environment variable that overrides it. `low`, `high`: the inclusive range, which every number has.
-    `choices`: the allowed words of a text. `notation`: how an address is written. `restart`: a reload cannot
-    change it. The suffix of the name gives the unit: `_s` seconds, `_bytes` bytes.
+    `choices`: the allowed words of a text. `notation`: how an address, or each text of a list, is written. `restart`: a
+    reload cannot change it. The suffix of the name gives the unit: `_s` seconds, `_bytes` bytes.
     """
     metadata = {"doc": doc, "env": env, "low": low, "high": high, "choices": choices, "notation": notation}
     metadata["restart"] = restart
@@ -138,6 +140,18 @@ class StreamConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """[proxies]: proxies in front of the gateway; see [proxies.md](proxies.md)."""
+
+    trusted: tuple[Network, ...] = setting(
+        (),
+        "peers whose X-Forwarded-For, Forwarded or PROXY protocol (version 2) says who the client is; unix: all that "
+        "connect through a Unix socket",
+        notation=NETWORKS,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """[log]: how the gateway logs."""
 
@@ -172,5 +186,6 @@ class Config:
     timeouts: TimeoutConfig = TimeoutConfig()
     limits: LimitConfig = LimitConfig()
     streams: StreamConfig = StreamConfig()
+    proxies: ProxyConfig = ProxyConfig()
     log: LogConfig = LogConfig()
     gpu: GpuConfig = GpuConfig()

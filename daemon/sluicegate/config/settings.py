@@ -4,7 +4,7 @@ import dataclasses
 import enum
 import re
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from .address import Notation
 from .faults import SettingError
@@ -33,13 +33,18 @@ class Setting:
     low: float | None
     high: float | None
     choices: tuple[str, ...]
-    notation: Notation | None
+    notation: Notation[Any] | None
     restart: bool
 
     @property
     def key(self) -> str:
         """The name by which faults and the manual call it: "admission.max_active"."""
         return f"{self.table}.{self.name}" if self.table else self.name
+
+    @property
+    def many(self) -> bool:
+        """Whether it is a list of what `notation` says."""
+        return get_origin(self.type) is tuple
 
     @property
     def allowed(self) -> str:
@@ -56,7 +61,10 @@ class Setting:
 
     def convert(self, value: object) -> Any:
         """The field's value for a value out of TOML. Raises SettingError."""
-        if self.notation and isinstance(value, str):
+        if self.notation and self.many:
+            if isinstance(value, list) and all(isinstance(one, str) for one in value):
+                return tuple(map(self.notation.parse, value))
+        elif self.notation and isinstance(value, str):
             return self.notation.parse(value)
         if self.choices and isinstance(value, str) and value.lower() in self.choices:
             return self.type(value.lower())
@@ -75,6 +83,11 @@ class Setting:
         """`value`, which is one that `convert` gave, in TOML."""
         if self.type in _NUMBERS:
             return repr(value)
+        if self.many:
+            return f"[{', '.join(map(self._write_text, value))}]"
+        return self._write_text(value)
+
+    def _write_text(self, value: Any) -> str:
         text = self.notation.write(value) if self.notation else str(value)
         return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

@@ -44,8 +44,8 @@ BROKEN = [
     Broken("unknown key like no other", ": gpu.x: unknown key; known here: sample_interval_s", "[gpu]\nx = 1"),
     Broken(
         "unknown table like no other",
-        ": zzz: unknown table; known here: listen, [engine], [admission], [timeouts], [limits], [streams], [log], "
-        "[gpu]",
+        ": zzz: unknown table; known here: listen, [engine], [admission], [timeouts], [limits], [streams], [proxies], "
+        "[log], [gpu]",
         "[zzz]",
     ),
     Broken("quoted dots", ': "log.level": unknown key; did you mean log.level?', '"log.level" = "info"'),

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sluicegate.config.address import (
     ENGINE,
     LISTEN,
+    Address,
     Notation,
     TcpAddress,
     UnixAddress,
@@ -157,7 +158,7 @@ def test_which_engine_is_the_gateway_itself(target: str, listen: str, same: bool
 
 @pytest.mark.parametrize("address", [TcpAddress("::1", 80), TcpAddress("gpu", 80), UnixAddress("/run/a b")])
 @pytest.mark.parametrize("notation", [LISTEN, ENGINE])
-def test_what_is_written_is_understood(notation: Notation, address: TcpAddress | UnixAddress) -> None:
+def test_what_is_written_is_understood(notation: Notation[Address], address: TcpAddress | UnixAddress) -> None:
     assert notation.parse(notation.write(address)) == address
 
 

@@ -2,6 +2,7 @@
 
 import os
 import string
+from ipaddress import ip_network
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -24,6 +25,10 @@ unix = st.builds(UnixAddress, printable.map(lambda name: f"/run/{name.replace('/
 
 
 def values(setting: Setting) -> st.SearchStrategy[Any]:
+    if setting.key == "proxies.trusted":
+        return st.lists(st.just("unix") | st.ip_addresses().map(ip_network), max_size=4).map(tuple)
+    if setting.many:
+        return st.lists(st.from_regex(r"x-[a-z0-9_|~-]{0,20}", fullmatch=True), max_size=4).map(tuple)
     if setting.notation:
         return tcp | unix
     if setting.choices:

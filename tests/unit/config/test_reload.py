@@ -15,6 +15,8 @@ NEED_A_RESTART = {"listen", "engine.base_url", "log.format"}
 
 def other(setting: Setting) -> Any:
     """A valid value that is not the default."""
+    if setting.many:
+        return ("another",)
     if setting.notation:
         return TcpAddress("192.0.2.1", 1)
     if setting.choices:
