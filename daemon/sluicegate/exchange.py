@@ -88,6 +88,7 @@ class Request:
     """A request as accepted: its head is whole and within limits; its body may still be on its way.
 
     `received_at` is on trio's clock, in seconds. `query` is that of the target, with its question mark, or empty.
+    `client`: the client's IP address, or empty.
     """
 
     id: str
@@ -96,6 +97,7 @@ class Request:
     body: Body
     received_at: float
     query: bytes = b""
+    client: str = ""
 
     def header(self, name: bytes) -> bytes | None:
         """The first field called `name` (lower case), or None."""

@@ -44,6 +44,7 @@ class Pipeline:
         A mistake of ours ends one request, with 500 and its place in the log, and not the daemon.
         """
         record = self.ledger.open(request.id, request.endpoint.path, received_at=request.received_at)
+        record.client = request.client or None
         if self.tracing is not None:
             self.tracing.begin(request, record)
         call = Call(request, client, record, self.config.current.timeouts)

@@ -4,7 +4,7 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -64,24 +64,25 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self.port = port
 
-    async def dial(self) -> RawClient:
-        return RawClient(await trio.open_tcp_stream("127.0.0.1", self.port))
+    async def dial(self, source: str = "127.0.0.1") -> RawClient:
+        return RawClient(await trio.open_tcp_stream("127.0.0.1", self.port, local_address=source))
 
 
 @asynccontextmanager
 async def in_front(
-    name: str, running: Running, directory: Path, *, silence_s: int | None = None
+    name: str, running: Running, directory: Path, *, changes: Sequence[tuple[str, str]] = ()
 ) -> AsyncIterator[Proxy]:
-    """The proxy `name` before the gateway. `silence_s`: its time-outs, in place of those of the page."""
+    """The proxy `name` before the gateway, on another port. `changes`: what else is replaced of what the page says."""
     gateway = urlsplit(running.base_url).port
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
-    block, count = re.subn(r"127\.0\.0\.1:8080", f"127.0.0.1:{gateway}", CONFIGURATIONS[name])
+    block = CONFIGURATIONS[name]
+    for old, new in changes:
+        assert old in block
+        block = block.replace(old, new)
+    block, count = re.subn(r"127\.0\.0\.1:8080", f"127.0.0.1:{gateway}", block)
     block, more = re.subn(r"(listen |:)80\b", lambda match: f"{match[1]}{port}", block)
     assert (count, more) == (1, 1), block
-    if silence_s is not None:
-        block, count = re.subn(r"\b430s", f"{silence_s}s", block)
-        assert count
     process = _start(_COMMANDS[name](directory, block), directory)
     try:
         while not await _listens(port):

@@ -1,17 +1,19 @@
 """What docs/proxies.md promises, with the proxies that Debian ships and the configurations that stand there."""
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 import trio
 
+from sluicegate.accept.proxied import SIGNATURE
 from sluicegate.config.schema import AdmissionConfig, TimeoutConfig
 from tests.engine_contract.raw import post
 from tests.fakes.script import Behaviour
 from tests.harness import CHAT, question
 from tests.wire.proxies import CONFIGURATIONS, in_front
-from tests.wire.visitors import at_rest, gate, visit
+from tests.wire.visitors import WAYS, at_rest, come, gate, log_line, raw, visit
 
 #: The proxy's time-out, a ping's interval, and how long the engine is silent (seconds).
 SILENCE_S, PING_S, PREFILL_S = 3, 1.0, 4.5
@@ -85,7 +87,8 @@ async def test_a_refusal_passes(proxy: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("proxy", ["nginx", "haproxy", "caddyfile"])
 async def test_pings_outlive_a_short_time_out(proxy: str, tmp_path: Path) -> None:
     """What is cut without them is whole with them."""
-    async with gate() as (engine, running), in_front(proxy, running, tmp_path, silence_s=SILENCE_S) as front:
+    short = [("430s", f"{SILENCE_S}s")]
+    async with gate() as (engine, running), in_front(proxy, running, tmp_path, changes=short) as front:
         engine.script.default = Behaviour(prefill_s=PREFILL_S)
         async with await front.dial() as silent, await front.dial() as pinged:
             await silent.stream.send_all(STREAM)
@@ -106,4 +109,64 @@ async def test_a_large_body_passes(proxy: str, tmp_path: Path) -> None:
     async with gate() as (_, running), in_front(proxy, running, tmp_path) as front, await front.dial() as client:
         answer = await client.ask(post(CHAT, question(user="x" * size)))
         assert answer.status == 200
+        await at_rest(running)
+
+
+@every_proxy
+async def test_the_log_has_the_clients_address(proxy: str, tmp_path: Path) -> None:
+    """Of the client that connects to the proxy; what that client says of others does not count."""
+    async with gate(trusted=(ip_network("127.0.0.1"),)) as (_, running):
+        async with in_front(proxy, running, tmp_path) as front, await front.dial(source="127.0.0.9") as client:
+            request = post(CHAT, question(), "x-request-id: seen", "x-forwarded-for: 6.6.6.6")
+            assert (await client.ask(request)).status == 200
+        # A bare nginx passes on what the client said.
+        told = "6.6.6.6" if proxy == "bare nginx" else "127.0.0.9"
+        assert (await log_line(running, "seen"))["client"] == told
+
+
+async def test_haproxys_proxy_protocol(tmp_path: Path) -> None:
+    """Several requests on one connection, whose address holds for all of them."""
+    more = (("server gateway 127.0.0.1:8080", "server gateway 127.0.0.1:8080 send-proxy-v2"), ("option forwardfor", ""))
+    async with (
+        gate(trusted=(ip_network("127.0.0.1"),)) as (_, running),
+        in_front("haproxy", running, tmp_path, changes=more) as front,
+        await front.dial(source="127.0.0.9") as client,
+    ):
+        for name, body in (("one", question()), ("two", question(stream=True))):
+            assert (await client.ask(post(CHAT, body, f"x-request-id: {name}"))).status == 200
+            assert (await log_line(running, name))["client"] == "127.0.0.9"
+
+
+ANNOUNCED = SIGNATURE + bytes([0x21, 0x11, 0, 12, 1, 2, 3, 4, 10, 0, 0, 1, 0, 80, 31, 144])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("trusted", ["127.0.0.1", "10.0.0.1"])
+async def test_a_proxy_header_on_every_way(way: str, trusted: str) -> None:
+    """Who is not trusted has sent something that is not HTTP."""
+    async with gate(trusted=(ip_network(trusted),)) as (_, running):
+        async with await come(way, running) as visitor:
+            await visitor.stream.send_all(ANNOUNCED)
+            if trusted == "127.0.0.1":
+                for name in ("one", "two"):
+                    assert (await visitor.ask(CHAT, question(), f"x-request-id: {name}")).status == 200
+                    assert (await log_line(running, name))["client"] == "1.2.3.4"
+            else:
+                assert b" 400 " in (await visitor.stream.receive_some())[:20]
+        await at_rest(running)
+
+
+async def test_no_proxy_no_trust() -> None:
+    async with gate() as (_, running):
+        await visit("fast", running, CHAT, question(), "x-request-id: seen", "x-forwarded-for: 6.6.6.6")
+        assert (await log_line(running, "seen"))["client"] == "127.0.0.1"
+
+
+async def test_a_broken_proxy_header_ends_its_connection() -> None:
+    async with gate(trusted=(ip_network("127.0.0.1"),)) as (_, running):
+        async with await raw(running) as client:
+            await client.stream.send_all(ANNOUNCED[:12] + b"\x99" * 20)
+            with pytest.raises((EOFError, ConnectionResetError)):
+                await client.answer()
+        assert (await visit("fast", running)).status == 200
         await at_rest(running)

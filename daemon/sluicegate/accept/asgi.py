@@ -35,6 +35,7 @@ from .handler import Handler, Peer, Unmatched, present_peer
 from .http1.grammar import without_dots
 from .intake import PIECE, Held, declared_length, dialect_of, make_request, request_id, too_large, too_slow
 from .options import options
+from .proxied import client_of
 from .sockets import LINGER_S
 
 #: Bytes that a request line cannot hold.
@@ -73,9 +74,10 @@ class Gate:
             async with trio.open_nursery() as nursery:
                 config = self._live.current
                 peer = present_peer.get()
+                address = client_of(peer.address, headers, config.proxies.trusted)
                 body = AsgiBody(receive, headers, config, nursery, peer)
                 plain, headers = decoded(body, headers, config.limits)
-                request = make_request(endpoint, headers, plain, _query(scope["query_string"]))
+                request = make_request(endpoint, headers, plain, _query(scope["query_string"]), address)
                 client = AsgiClient(request.id, send, body, peer, config.timeouts.client_stall_s)
                 with peer.watched(body.disconnected):
                     await self._pipeline.handle(request, client)

@@ -20,9 +20,10 @@ class Handler(Protocol):
 class Peer:
     """The client's connection, for tasks that work for a request on it and do not own it."""
 
-    def __init__(self, abort: Callable[[], None]) -> None:
-        """`abort` cuts the connection at once."""
+    def __init__(self, abort: Callable[[], None], address: str = "") -> None:
+        """`abort` cuts the connection at once. `address`: its IP address, or that of the client that it proxies."""
         self.abort = abort
+        self.address = address
         #: Set if what it sends of a body turns out not to be HTTP.
         self.refusal: Refusal | None = None
         #: Tells a client that waits for it (Expect: 100-continue) to send its body.

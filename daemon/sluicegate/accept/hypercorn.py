@@ -53,7 +53,7 @@ class GateServer(TCPServer):
     cancelled send aborts the connection: the rest of that answer cannot be sent any more.
     """
 
-    def __init__(self, *args: Any, live: Live, first_bytes: bytes, unmatched: Unmatched) -> None:
+    def __init__(self, *args: Any, live: Live, first_bytes: bytes, unmatched: Unmatched, address: str) -> None:
         super().__init__(*args)
         self._live = live
         self._unmatched = unmatched
@@ -61,7 +61,7 @@ class GateServer(TCPServer):
         self._first_bytes = first_bytes
         self._read_out = False
         self.given_back = b""
-        self.peer = Peer(self._abort)
+        self.peer = Peer(self._abort, address)
 
     async def run(self) -> None:
         """Serve the connection, of which `first_bytes` have been read already.

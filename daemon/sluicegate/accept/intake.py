@@ -34,9 +34,9 @@ def dialect_of(target: str) -> Dialect:
     return Dialect.MESSAGES if target.startswith("/v1/messages") else Dialect.CHAT
 
 
-def make_request(endpoint: Endpoint, headers: Headers, body: Body, query: bytes = b"") -> Request:
+def make_request(endpoint: Endpoint, headers: Headers, body: Body, query: bytes = b"", client: str = "") -> Request:
     """A Request that has just arrived. `headers` with names in lower case, `query` with its question mark."""
-    return Request(request_id(headers), endpoint, headers, body, trio.current_time(), query)
+    return Request(request_id(headers), endpoint, headers, body, trio.current_time(), query, client)
 
 
 class Held:

@@ -22,6 +22,7 @@ from .hangups import Hangups
 from .http1.connection import FIRST_REQUEST_S, HandOver, Http1Connection
 from .hypercorn import GateServer, hypercorn_config
 from .intake import new_id
+from .proxied import SIGNATURE, NotAnnounced, announced, is_trusted, peer_address
 from .sockets import LINGER_READ, linger
 
 #: Connections above connections_max that may take LINGER_S for their refusal at one time. Most take a millisecond.
@@ -111,17 +112,23 @@ class Listening:
             await self._refuse(sock, Refusal(Outcome.SHED_BUSY, 503, message, retry_after_s=1))
             return
         self.connections += 1
-        data = b""
+        data, address, fresh = b"", peer_address(sock), True
         try:
             while True:
                 try:
-                    await self._serve_fast(sock, data)
+                    await self._serve_fast(sock, data, address)
                     break
                 except HandOver as not_ours:
                     data = not_ours.data
-                data = await self._serve_by_hypercorn(sock, data)
+                if fresh and data[:1] == SIGNATURE[:1] and (told := await self._announced(sock, data, address)):
+                    (address, data), fresh = told, False
+                    continue
+                fresh = False
+                data = await self._serve_by_hypercorn(sock, data, address)
                 if not data:
                     break
+        except NotAnnounced:
+            pass
         except OSError as error:
             if not (short_of := shortage(error)):
                 raise
@@ -130,12 +137,20 @@ class Listening:
             self.connections -= 1
             sock.close()
 
-    async def _serve_by_hypercorn(self, sock: socket.socket, first_bytes: bytes) -> bytes:
+    async def _announced(self, sock: socket.socket, data: bytes, address: str) -> tuple[str, bytes] | None:
+        """What a trusted proxy says in front of a connection, and what it sent behind that; None if it says nothing."""
+        config = self._config.current
+        if not is_trusted(address, config.proxies.trusted):
+            return None
+        return await announced(sock, data, address, config.timeouts.head_read_s)
+
+    async def _serve_by_hypercorn(self, sock: socket.socket, first_bytes: bytes, address: str) -> bytes:
         """Returns what has been read of a request for the fast way; nothing if the connection is closed."""
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         state: Any = {}
         args = (self._app, self._hypercorn, self._context, ConnectionState(state), stream)
-        server = GateServer(*args, live=self._config, first_bytes=first_bytes, unmatched=self._unmatched)
+        unmatched = self._unmatched
+        server = GateServer(*args, live=self._config, first_bytes=first_bytes, unmatched=unmatched, address=address)
         with self._hangups.watching(stream.socket, server.peer.hung_up, self._for_clients):
             self.ordinary += 1
             try:
@@ -144,8 +159,8 @@ class Listening:
                 self.ordinary -= 1
         return server.given_back
 
-    async def _serve_fast(self, sock: socket.socket, data: bytes) -> None:
-        connection = Http1Connection(sock, self._pipeline, self._config, self._unmatched, data)
+    async def _serve_fast(self, sock: socket.socket, data: bytes, address: str) -> None:
+        connection = Http1Connection(sock, self._pipeline, self._config, self._unmatched, data, address)
         connection.closing = self._closing
         self._fast.add(connection)
         self._hangups.register(sock, connection.hung_up)

@@ -12,6 +12,7 @@ LOGGED = (
     "outcome",
     "status",
     "endpoint",
+    "client",
     "method",
     "path",
     "model",
@@ -44,6 +45,7 @@ class Record:
     first_at: float | None = None  # first byte of the answer's body sent
     ended_at: float | None = None  # last byte sent; settle sets it if it is None
     status: int | None = None  # HTTP status sent
+    client: str | None = None  # IP address, for the log alone
     method: str | None = None  # of a request without a route, for the log alone; so is:
     path: str | None = None  # without its query; bounded, but as the client sent it
     prompt_tokens: int | None = None  # as the engine reported

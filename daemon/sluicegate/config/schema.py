@@ -12,6 +12,7 @@ from typing import Any
 
 from .address import COLLECTOR, ENGINE, LISTEN, SECRET_FILE, Address, Notation, TcpAddress, UnixAddress
 from .headers import HEADERS
+from .networks import NETWORKS, Network
 from .origin import ORIGINS
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "GpuConfig",
     "LimitConfig",
     "LogConfig",
+    "ProxyConfig",
     "QueueMode",
     "StreamConfig",
     "TcpAddress",
@@ -168,6 +170,18 @@ class CorsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """[proxies]: proxies in front of the gateway; see [proxies.md](proxies.md)."""
+
+    trusted: tuple[Network, ...] = setting(
+        (),
+        "peers whose X-Forwarded-For, Forwarded or PROXY protocol (version 2) says who the client is; unix: all that "
+        "connect through a Unix socket",
+        notation=NETWORKS,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """[log]: how the gateway logs."""
 
@@ -218,6 +232,7 @@ class Config:
     limits: LimitConfig = LimitConfig()
     streams: StreamConfig = StreamConfig()
     cors: CorsConfig = CorsConfig()
+    proxies: ProxyConfig = ProxyConfig()
     log: LogConfig = LogConfig()
     gpu: GpuConfig = GpuConfig()
     tracing: TracingConfig = TracingConfig()

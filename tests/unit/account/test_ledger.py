@@ -235,7 +235,7 @@ def test_times_out_of_order_are_never_negative() -> None:
 def test_no_field_of_a_record_can_hold_an_answer() -> None:
     """A new field needs a decision here whether it may be logged; text fields are listed one by one."""
     texts = {field.name for field in fields(Record) if "str" in str(field.type)}
-    assert texts == {"request_id", "endpoint", "method", "path", "model", "model_used", "detail"}
+    assert texts == {"request_id", "endpoint", "client", "method", "path", "model", "model_used", "detail"}
     assert texts - set(LOGGED) == {"model_used"}
 
 

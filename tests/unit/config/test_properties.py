@@ -2,6 +2,7 @@
 
 import os
 import string
+from ipaddress import ip_network
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +20,7 @@ from sluicegate.config.address import (
 )
 from sluicegate.config.headers import HEADERS
 from sluicegate.config.load import ConfigError, Origin, load
+from sluicegate.config.networks import NETWORKS
 from sluicegate.config.origin import ORIGINS
 from sluicegate.config.schema import Config
 from sluicegate.config.settings import SETTINGS, Setting, build
@@ -42,6 +44,7 @@ NOTED: dict[Notation[Any], st.SearchStrategy[Any]] = {
     ENGINE: tcp | unix,
     COLLECTOR: collector | st.just(""),
     SECRET_FILE: st.sampled_from(["", "/etc/key of vLLM", "credential:key"]),
+    NETWORKS: st.just("unix") | st.ip_addresses().map(ip_network),
     ORIGINS: st.sampled_from(["*", "https://chat.example", "http://[::1]:3000"]),
     HEADERS: st.from_regex(r"x-[a-z0-9_|~-]{0,20}", fullmatch=True),
 }

@@ -14,6 +14,7 @@ from .. import cors
 from ..codings import decoded
 from ..handler import Handler, Unmatched
 from ..intake import PIECE, dialect_of, make_request, new_id, too_slow
+from ..proxied import client_of
 from ..sockets import has_unread, linger, reset_on_close
 from .client import Http1Body, Http1Client
 from .grammar import method_of, target_of
@@ -41,10 +42,17 @@ class Http1Connection:
     """One client connection on the fast way. The caller owns the socket and closes it."""
 
     def __init__(
-        self, sock: socket.socket, handler: Handler, config: Live, unmatched: Unmatched, data: bytes = b""
+        self,
+        sock: socket.socket,
+        handler: Handler,
+        config: Live,
+        unmatched: Unmatched,
+        data: bytes = b"",
+        address: str = "",
     ) -> None:
-        """`data`: what has been read of it already."""
+        """`data`: what has been read of it already. `address`: the peer's, or that of the client that it proxies."""
         self.sock = sock
+        self._address = address
         self.closing = False
         self.fresh = True  # no request has come yet
         self._handler = handler
@@ -78,11 +86,14 @@ class Http1Connection:
     async def _serve_one(self, head: Head) -> bool:
         """Serve one request; whether the connection can take another."""
         body = Http1Body(self, head.headers, expects=head.expects)
+        address, trusted = self._address, self.config.current.proxies.trusted
+        if trusted:
+            address = client_of(address, head.headers, trusted)
         if head.coded:
             plain, headers = decoded(body, head.headers, self.config.current.limits)
-            request = make_request(head.endpoint, headers, plain, head.query)
+            request = make_request(head.endpoint, headers, plain, head.query, address)
         else:
-            request = make_request(head.endpoint, head.headers, body, head.query)
+            request = make_request(head.endpoint, head.headers, body, head.query, address)
         client = Http1Client(self, request.id, body, keep_alive=head.keep_alive)
         if origins := self.config.current.cors.origins:
             client.cors = cors.lines(origins, head.origin)
