@@ -128,5 +128,5 @@ def test_networks(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "10.0.0.1/8", "localhost", "10.0.0.0/33", "UNIX", "*"])
 def test_no_networks(text: str) -> None:
-    with pytest.raises(SettingError, match=r"must be a list of IP addresses"):
+    with pytest.raises(SettingError, match=r"must be an IP address"):
         NETWORKS.parse(text)
