@@ -9,10 +9,16 @@ from dataclasses import dataclass, field
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from ..exchange import Endpoint
+from ..exchange import Dialect, Endpoint
 from ..outcome import Outcome, Refusal
 from .grammars import GRAMMARS
 from .odd import SEARCHED_MAX, Odd, read_as_python
+
+#: A background response goes on at the engine when its request is over: any number would run beside the slots.
+_NO_BACKGROUND = (
+    "Background responses are not supported by this gateway, because they would run outside of its slots. "
+    "Leave `background` out, and use `stream` for a long answer."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,8 @@ def understand(endpoint: Endpoint, body: bytes) -> Facts:
     """The facts of a request's body; of an opaque endpoint's body there are none.
 
     Where a member is there twice the last one counts, as it does in the engine. Raises Refusal (400, invalid) for
-    what is not a JSON object or has anywhere a model, stream or stream_options of a wrong type. A scalar that the
+    what is not a JSON object or has anywhere a model, stream or stream_options of a wrong type, and for a response that
+    is to be made in the background. A scalar that the
     engine's own check refuses (`"stream": 2`) counts as false and is passed on: the engine's 4xx explains it best.
     """
     if endpoint.opaque:
@@ -48,6 +55,8 @@ def understand(endpoint: Endpoint, body: bytes) -> Facts:
         found = _FOUND.decode(body)
     except (ValueError, RecursionError) as error:
         odd, found = _as_the_engine_does(body, error)
+    if found.background is not UNSET and endpoint.dialect is Dialect.RESPONSES and _lax_raw_bool(found.background):
+        raise Refusal(Outcome.INVALID, 400, _NO_BACKGROUND, code="unsupported_parameter")
     options = found.stream_options or {}  # unset, null and {} are alike here
     return Facts(
         model=None if found.model is UNSET else found.model,
@@ -89,6 +98,7 @@ class _Found(msgspec.Struct):
     model: str | UnsetType | None = UNSET
     stream: bool | int | float | str | None = None
     stream_options: dict[str, Raw] | UnsetType | None = UNSET
+    background: Raw | UnsetType = UNSET
 
 
 _FOUND = msgspec.json.Decoder(_Found)

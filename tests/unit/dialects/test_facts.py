@@ -269,3 +269,23 @@ def test_what_cannot_be_taken_apart_is_refused(member: bytes, says: str) -> None
     with pytest.raises(Refusal) as caught:
         for_engine(CHAT, b'{"stream":true,"stream_options":{},' + member + b"}", facts, "")
     assert caught.value.message == says
+
+
+@pytest.mark.parametrize("value", ["true", "1", '"yes"', 'false, "background": true'])
+def test_work_that_outlives_its_request_is_refused(value: str) -> None:
+    """A background response would run without a slot: it is refused, whatever vLLM takes for true."""
+    body = f'{{"input": "hi", "background": {value}}}'.encode()
+    with pytest.raises(Refusal) as caught:
+        understand(RESPONSES, body)
+    assert (caught.value.outcome, caught.value.status) == (Outcome.INVALID, 400)
+    assert "Leave `background` out" in caught.value.message
+
+
+@pytest.mark.parametrize("value", ["false", "null", "0", "[]", '"maybe"', 'true, "background": false'])
+def test_no_background(value: str) -> None:
+    """Also what the engine itself refuses."""
+    assert understand(RESPONSES, f'{{"background": {value}}}'.encode()).model is None
+
+
+def test_background_elsewhere_is_the_engines_to_judge() -> None:
+    assert understand(CHAT, b'{"background": true}').model is None
