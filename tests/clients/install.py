@@ -46,7 +46,9 @@ def _node_modules(name: str) -> Path:
     def fill(part: Path) -> None:
         for file in recipe:
             shutil.copy(file, part)
-        subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=part, check=True)
+        # `npm ci` insists on packages for other platforms, which not every registry has.
+        npm = ["npm", "install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund"]
+        subprocess.run(npm, cwd=part, check=True)
 
     return _installed(name, recipe, fill) / "node_modules"
 

@@ -1,5 +1,4 @@
-"""Coding agents as clients, as far as they come with a model of 2,048 tokens: they do through the gateway what they do
-at vLLM itself.
+"""Coding agents as clients, as far as they come with a model of 2,048 tokens and an engine without a tool parser.
 
 Each has a home and a working directory of its own, without keys, and no way to other hosts.
 """
@@ -43,7 +42,7 @@ async def run(command: list[str | Path], home: Path, environ: dict[str, str]) ->
 
 
 async def claude_code(base_url: str, model: str, home: Path) -> tuple[str, ...]:
-    """Messages, streamed. Without its tools its prompt fits, and it gets an answer."""
+    """Messages, streamed. Without its tools its prompt fits, but vLLM takes the empty list for tools."""
     (program,) = agents().glob("@anthropic-ai/claude-code-linux-*/claude")
     environ = {
         "ANTHROPIC_BASE_URL": base_url,
@@ -56,8 +55,7 @@ async def claude_code(base_url: str, model: str, home: Path) -> tuple[str, ...]:
     }
     status, output = await run([program, "-p", QUESTION, "--output-format", "json", "--tools", ""], home, environ)
     result = json.loads(output.splitlines()[0])
-    # The words of an answer are drawn by chance: the agent sets no temperature.
-    return str(status), result["subtype"], str(result["is_error"]), *([result["result"]] * result["is_error"])
+    return str(status), str(result["api_error_status"]), result["result"]
 
 
 async def codex(base_url: str, model: str, home: Path) -> tuple[str, ...]:
@@ -71,7 +69,7 @@ async def codex(base_url: str, model: str, home: Path) -> tuple[str, ...]:
 
 
 async def opencode(base_url: str, model: str, home: Path) -> tuple[str, ...]:
-    """Chat completions, streamed, through @ai-sdk/openai-compatible. It brings tools, which this vLLM does not take."""
+    """Chat completions, streamed. A request for a title is served; the question comes with tools."""
     program, *_ = sorted(agents().glob("opencode-linux-*/bin/opencode"))
     provider: dict[str, Any] = {
         "npm": "@ai-sdk/openai-compatible",

@@ -89,7 +89,7 @@ def table() -> Iterator[Any]:
             yield pytest.param(client, Path(sys.executable), id=client.program)
 
 
-@pytest.mark.parametrize(("client", "python"), table())
+@pytest.mark.parametrize(("client", "python"), list(table()))
 async def test_a_client(engine: Target, client: Client, python: Path | None) -> None:
     config = configuration(engine.base_url, max_active=1)
     async with open_gateway(config) as running, full_gateway(engine.model) as (full_url, message):

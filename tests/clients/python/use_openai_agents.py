@@ -11,6 +11,9 @@ from openai.types.responses import ResponseTextDeltaEvent
 # Traces would go to OpenAI.
 set_tracing_disabled(True)
 
+#: In one loop for all steps: the SDK closes its connections later.
+in_loop = asyncio.Runner().run
+
 
 def open_agent(base_url: str, model: str, limit: int) -> Agent:
     client = openai.AsyncOpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=0, timeout=steps.TIMEOUT_S)
@@ -24,7 +27,7 @@ def read(result: Any) -> steps.Answer:
 
 
 def whole(base_url: str, model: str) -> steps.Answer:
-    return read(Runner.run_sync(open_agent(base_url, model, steps.LIMIT), steps.QUESTION))
+    return read(in_loop(Runner.run(open_agent(base_url, model, steps.LIMIT), steps.QUESTION)))
 
 
 def streamed(base_url: str, model: str) -> steps.Answer:
@@ -34,7 +37,7 @@ def streamed(base_url: str, model: str) -> steps.Answer:
             pass
         return read(result)
 
-    return asyncio.run(ask())
+    return in_loop(ask())
 
 
 def stop(base_url: str, model: str) -> int:
@@ -48,7 +51,7 @@ def stop(base_url: str, model: str) -> int:
                 break
         return pieces
 
-    return asyncio.run(ask())
+    return in_loop(ask())
 
 
 steps.run(whole, streamed, stop)
