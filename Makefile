@@ -45,7 +45,7 @@ types: .venv/dev.stamp
 	$(BIN)/mypy
 
 unit: .venv/tools.stamp  ## the fast tests only: no real engine, no booted host
-	$(BIN)/pytest -m "not engine and not deploy and not webui"
+	$(BIN)/pytest -m "not engine and not deploy and not clients and not webui"
 
 coverage: .venv/tools.stamp
 	$(BIN)/coverage erase
