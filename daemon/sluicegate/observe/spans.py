@@ -104,7 +104,7 @@ def span_of(record: Record, offset_ns: int, engine: Address, resource: Resource)
         "sluicegate.queue_position": record.queue_position,
     }
     events = (
-        ("sluicegate.queued", record.queued_at if record.queue_position is not None else None),
+        ("sluicegate.queued", record.queued_at),
         ("sluicegate.granted", record.granted_at),
         ("sluicegate.first_token", record.first_at),
     )
