@@ -55,14 +55,15 @@ class Sink:
 
     def _offer(self, line: bytes) -> int:
         """How many bytes of `line` went out."""
-        if self._fd is None:
+        fd = self._fd  # another thread may close it meanwhile
+        if fd is None:
             return 0
         # One of its own each time (0.3 µs): two threads may not poll with the same one.
         poll = select.poll()
-        poll.register(self._fd, select.POLLOUT)
+        poll.register(fd, select.POLLOUT)
         try:
             ready = poll.poll(self._wait_ms)
             self._wait_ms = _WAIT_MS if ready else 0
-            return os.write(self._fd, line) if ready else 0
+            return os.write(fd, line) if ready else 0
         except OSError:  # the reader is gone, or the disk is full
             return 0

@@ -44,6 +44,7 @@ class Tracing:
         self._queue: deque[tuple[Record, int]] = deque()
         self._stopping = threading.Event()
         self._failing = False
+        self._given_up = False
         # A daemon thread: a collector that hangs does not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="tracing", daemon=True)
 
@@ -71,6 +72,7 @@ class Tracing:
         self._exporter.close()
         self._thread.join(LAST_S)
         if self._thread.is_alive():
+            self._given_up = True
             self._log.warning("tracing_down", detail=f"{self._exporter.url} does not answer; the last spans are lost")
 
     def _run(self) -> None:
@@ -87,6 +89,8 @@ class Tracing:
             why = self._exporter.send(batch)
         except Exception as error:  # a mistake of ours or of a library: tracing goes on
             why = describe(error)
+        if self._given_up:
+            return  # the log may be closed
         if why:
             self._on_drop(len(batch))
         if bool(why) is not self._failing:
