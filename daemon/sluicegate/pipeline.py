@@ -69,6 +69,7 @@ class Pipeline:
             outcome = outcome or Outcome.CLIENT_STALLED
         finally:
             call.let_go_of_the_body()
+            client.timing = None  # or call and client would be a cycle, for the garbage collector to find
             self.ledger.settle(record, outcome or _ended_by_client(call))
 
     async def _serve(self, call: Call) -> Outcome:

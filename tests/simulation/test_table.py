@@ -1,6 +1,8 @@
 """What becomes of a request in the plain cases, on virtual time."""
 
+import gc
 import json
+import weakref
 from dataclasses import dataclass, field
 
 import pytest
@@ -251,3 +253,17 @@ async def test_client_gone_while_active(autojump_clock: MockClock, stream: bool)
         assert next_one.took_s == pytest.approx(4.0), "in the very moment in which the other one left"
         await engine.until(lambda: (engine.running, engine.aborted) == (0, 1))
         running.assert_at_rest()
+
+
+@pytest.mark.parametrize("body", [question(), question(stream=True), b"{"], ids=["whole", "stream", "refused"])
+async def test_a_request_leaves_no_cycle(autojump_clock: MockClock, body: dict[str, object] | bytes) -> None:
+    """All of it is freed when it ends: a cycle per request would be the garbage collector's work, in pauses."""
+    async with open_engine() as engine, simulate(engine) as running:
+        gc.disable()
+        try:
+            visitor = await visit(running, body)
+            client = weakref.ref(visitor.client)
+            del visitor
+            assert client() is None
+        finally:
+            gc.enable()
