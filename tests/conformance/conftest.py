@@ -33,12 +33,12 @@ IDLE_S, FIRST_TOKEN_S = 0.5, 1.0
 ONE_BY_ONE = Behaviour(token_interval_s=0.003)
 
 
-@pytest.fixture
-async def subject() -> AsyncIterator[FakeSubject]:
-    """The gateway before the suite's own engine."""
+@pytest.fixture(params=["given"] if "GATEWAY_URL" in os.environ else ["plain", "tls"])
+async def subject(request: pytest.FixtureRequest) -> AsyncIterator[FakeSubject]:
+    """The gateway before the suite's own engine: ours on each kind of address."""
     async with open_engine(model=os.environ.get("GATEWAY_MODEL", MODEL)) as fake:
         fake.script.default = ONE_BY_ONE
-        async with _foreign(fake) if "GATEWAY_URL" in os.environ else _ours(fake) as found:
+        async with _foreign(fake) if "GATEWAY_URL" in os.environ else _ours(fake, request.param) as found:
             yield found
 
 
@@ -52,11 +52,11 @@ async def real(real_engine: RealEngine, monkeypatch: pytest.MonkeyPatch) -> Asyn
 
 
 @asynccontextmanager
-async def _ours(fake: FakeEngine) -> AsyncIterator[FakeSubject]:
+async def _ours(fake: FakeEngine, kind: str) -> AsyncIterator[FakeSubject]:
     engine = Target(await fake.listen_tcp(), fake.model)
     config = configuration(engine.base_url, idle_s=IDLE_S, first_token_s=FIRST_TOKEN_S, max_active=16)
     async with open_gateway(config) as running:
-        gateway = Target(running.base_url, fake.model)
+        gateway = Target(running.tls_url if kind == "tls" else running.base_url, fake.model)
         yield FakeSubject(gateway, engine, IDLE_S, FIRST_TOKEN_S, final_frame=True, fake=fake)
         with trio.fail_after(PATIENCE_S):
             await running.settled()

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -16,12 +17,14 @@ from ..exchange import Dialect
 from ..outcome import Outcome, Refusal
 from ..shortage import descriptors, exhausted, reserved, shortage
 from .accepting import accept_forever
+from .certificate import Certificate
 from .handler import Handler, Unmatched
 from .hangups import Hangups
 from .http1.connection import FIRST_REQUEST_S, HandOver, Http1Connection
 from .hypercorn import GateServer, hypercorn_config
 from .intake import new_id
-from .sockets import LINGER_READ, linger
+from .sockets import LINGER_READ, close, is_local, linger
+from .tls import Handshakes, TlsStream
 
 #: Connections above connections_max that may take LINGER_S for their refusal at one time. Most take a millisecond.
 LINGERING_MAX = 512
@@ -37,8 +40,14 @@ class Listening:
         config: Live,
         unmatched: Unmatched,
         connection_refused: Callable[[], None],
+        handshake_failed: Callable[[str], None],
     ) -> None:
-        """`connection_refused` is called for each connection above connections_max."""
+        """`connection_refused` is called for each connection above connections_max; `handshake_failed`: see tls.py.
+
+        `certificate` (an attribute): what new connections from other hosts are served with; None: they are plain.
+        """
+        self.certificate: Certificate | None = None
+        self._handshakes = Handshakes(unmatched, handshake_failed)
         self._app: AppWrapper = ASGIWrapper(app)
         self._pipeline = pipeline
         self._config = config
@@ -60,7 +69,8 @@ class Listening:
         handlers.start_soon(self._hangups.watch)
         async with trio.open_nursery() as accepting:
             for listener in listeners:
-                accepting.start_soon(accept_forever, listener, self._handle, handlers)
+                handle = self._handle if is_local(listener) else self._handle_from_outside
+                accepting.start_soon(accept_forever, listener, handle, handlers)
 
     def reconfigure(self) -> None:
         """The configuration was replaced: rebuild Hypercorn's configuration for new connections."""
@@ -90,14 +100,32 @@ class Listening:
         for connection in self._fast:
             connection.close_soon()
         await self._context.terminated.set()
-        fresh = {connection for connection in self._fast if connection.fresh}
+        self._handshakes.hurry(FIRST_REQUEST_S)
         with trio.move_on_after(2 * FIRST_REQUEST_S):
+            while self._handshakes:
+                await self._left.park()
+            fresh = {connection for connection in self._fast if connection.fresh}
             while not fresh.isdisjoint(self._fast):
                 await self._left.park()
 
     def close(self) -> None:
         """Free what was held for all connections; when none is left."""
         self._hangups.close()
+
+    async def _handle_from_outside(self, sock: socket.socket) -> None:
+        """Over TLS if there is a certificate. A connection counts as one after its handshake."""
+        if self.certificate is None:
+            await self._handle(sock)
+            return
+        if sock.fileno() >= self._for_clients:
+            self._unmatched(new_id(), 503, refusal=exhausted("file descriptors"))
+            sock.close()
+            return
+        seconds = self._config.current.timeouts.head_read_s
+        secure = await self._handshakes.shake(sock, self.certificate.context, seconds)
+        self._left.unpark_all()
+        if secure is not None:
+            await self._handle(secure)
 
     async def _handle(self, sock: socket.socket) -> None:
         limit = self._config.current.limits.connections_max
@@ -127,11 +155,15 @@ class Listening:
             self._exhausted(sock, short_of)
         finally:
             self.connections -= 1
-            sock.close()
+            close(sock)
 
     async def _serve_by_hypercorn(self, sock: socket.socket, first_bytes: bytes) -> bytes:
         """Returns what has been read of a request for the fast way; nothing if the connection is closed."""
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        stream: Any = (
+            TlsStream(sock)
+            if isinstance(sock, ssl.SSLSocket)
+            else trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        )
         state: Any = {}
         args = (self._app, self._hypercorn, self._context, ConnectionState(state), stream)
         stall_s = self._config.current.timeouts.client_stall_s

@@ -23,6 +23,7 @@ __all__ = [
     "QueueMode",
     "TcpAddress",
     "TimeoutConfig",
+    "TlsConfig",
     "UnixAddress",
 ]
 
@@ -114,6 +115,20 @@ class LimitConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """[tls]: with a certificate, TCP addresses speak TLS; loopback addresses and Unix sockets stay plain."""
+
+    certificate: str = setting(
+        "", "PEM file with the certificate and its chain, or credential:NAME; empty: no TLS. Read anew at each reload"
+    )
+    key: str = setting("", "PEM file with the certificate's key, without a password, or credential:NAME")
+    client_ca: str = setting(
+        "",
+        "PEM file with authorities, or credential:NAME: clients need a certificate of one of them. Empty: none needed",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """[log]: how the gateway logs."""
 
@@ -147,5 +162,6 @@ class Config:
     admission: AdmissionConfig = AdmissionConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
     limits: LimitConfig = LimitConfig()
+    tls: TlsConfig = TlsConfig()
     log: LogConfig = LogConfig()
     gpu: GpuConfig = GpuConfig()

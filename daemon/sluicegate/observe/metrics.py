@@ -138,6 +138,19 @@ class Metrics:
             "Client connections that got a 503 because as many as may be were open. Their requests are not counted.",
             registry=registry,
         )
+        handshakes_failed = Counter(
+            "api_tls_handshakes_failed_total",
+            "TLS handshakes that failed, by reason: timeout, crowded (the oldest of too many), closed by the client, "
+            "or error.",
+            ["reason"],
+            registry=registry,
+        )
+        self._certificate_expiry = Gauge(
+            "api_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate that clients get expires, or one of its chain, in seconds since 1970.",
+            ["certificate"],
+            registry=registry,
+        )
         engine_connections = Gauge(
             "api_engine_connections", "Open connections to the engine, by state.", ["state"], registry=registry
         )
@@ -191,6 +204,9 @@ class Metrics:
         self._completion_tokens = tokens.labels("completion")
         self._idle_connections = engine_connections.labels("idle")
         self._busy_connections = engine_connections.labels("busy")
+        self._handshakes_failed = {
+            reason: handshakes_failed.labels(reason) for reason in ("timeout", "crowded", "closed", "error")
+        }
         self._reloads_applied = reloads.labels("applied")
         self._reloads_refused = reloads.labels("refused")
         self._last_reload.set(1)  # it has started with the file as it was
@@ -276,6 +292,16 @@ class Metrics:
     def connection_refused(self) -> None:
         """Count a client connection above the limit."""
         self._connections_refused.inc()
+
+    def handshake_failed(self, reason: str) -> None:
+        """Count a TLS handshake that failed."""
+        self._handshakes_failed[reason].inc()
+
+    def certificate(self, name: str, expires_at: float) -> None:
+        """Show when the certificate in force expires; without a name there is none."""
+        self._certificate_expiry.clear()
+        if name:
+            self._certificate_expiry.labels(name).set(expires_at)
 
     def log_line_dropped(self) -> None:
         """Count a log line that was lost."""

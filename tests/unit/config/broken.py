@@ -44,7 +44,7 @@ BROKEN = [
     Broken("unknown key like no other", ": gpu.x: unknown key; known here: sample_interval_s", "[gpu]\nx = 1"),
     Broken(
         "unknown table like no other",
-        ": zzz: unknown table; known here: listen, [engine], [admission], [timeouts], [limits], [log], [gpu]",
+        ": zzz: unknown table; known here: listen, [engine], [admission], [timeouts], [limits], [tls], [log], [gpu]",
         "[zzz]",
     ),
     Broken("quoted dots", ': "log.level": unknown key; did you mean log.level?', '"log.level" = "info"'),
@@ -131,6 +131,12 @@ BROKEN = [
         f": listen = […]: must not be the address of engine.base_url, {OWN_ENGINE}",
         'listen = ["[::1]:1", "127.0.0.1:8000"]',
     ),
+    Broken(
+        "a certificate without its key",
+        ': tls.certificate = "/c.pem": needs tls.key as well',
+        '[tls]\ncertificate = "/c.pem"',
+    ),
+    Broken("a key alone", ': tls.key = "/k.pem": needs tls.certificate as well', '[tls]\nkey = "/k.pem"'),
     Broken("port alone", f": listen = 8080: {LISTEN_ALLOWED}", "listen = 8080"),
     Broken(
         "path too long",

@@ -42,6 +42,8 @@ def values(setting: Setting) -> st.SearchStrategy[Any]:
 configs = (
     st.fixed_dictionaries({}, optional={key: values(setting) for key, setting in SETTINGS.items()})
     .map(build)
+    .filter(lambda config: bool(config.tls.certificate) is bool(config.tls.key))
+    .filter(lambda config: bool(config.tls.certificate) or not config.tls.client_ca)
     .filter(lambda config: not any(reaches(config.engine.base_url, one) for one in config.listen))
 )
 

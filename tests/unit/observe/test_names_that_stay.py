@@ -41,6 +41,8 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "api_client_connections": ("gauge", ()),
     "api_client_connections_limit": ("gauge", ()),
     "api_client_connections_refused_total": ("counter", ()),
+    "api_tls_handshakes_failed_total": ("counter", ("reason",)),
+    "api_tls_certificate_expiry_timestamp_seconds": ("gauge", ("certificate",)),
     "api_engine_connections": ("gauge", ("state",)),
     "api_engine_up": ("gauge", ()),
     "api_log_lines_dropped_total": ("counter", ()),
@@ -70,6 +72,7 @@ LABEL_VALUES = {
     ("api_engine_connections", "state"): {"idle", "busy"},
     ("api_tokens_total", "kind"): {"prompt", "completion"},
     ("api_model_tokens_total", "kind"): {"prompt", "completion"},
+    ("api_tls_handshakes_failed_total", "reason"): {"timeout", "crowded", "closed", "error"},
     ("api_config_reloads_total", "result"): {"applied", "refused"},
     ("api_requests_total", "status"): {"200", "none"},
     ("api_requests_total", "endpoint"): {"/v1/chat/completions", "other"},
@@ -97,6 +100,7 @@ OUTCOMES = {
 }
 
 LOG_EVENTS = {
+    "certificate",
     "crashed",
     "cut",
     "draining",
@@ -115,6 +119,7 @@ LOG_EVENTS = {
     "reloaded",
     "request",
     "stopped",
+    "tls_unused",
     "wedged",
 }
 
@@ -177,6 +182,9 @@ CONFIGURATION: dict[str, tuple[str | None, str, tuple[float | str | None, ...], 
     "limits.header_max_bytes": (None, "32768", (1024, 1048576), False),
     "limits.connections_max": (None, "4096", (1, 65536), False),
     "limits.answer_max_bytes": (None, "67108864", (1024, 1073741824), False),
+    "tls.certificate": (None, '""', (), False),
+    "tls.key": (None, '""', (), False),
+    "tls.client_ca": (None, '""', (), False),
     "log.format": ("LOG_FORMAT", '"auto"', ("auto", "text", "json", "journal"), True),
     "log.level": ("LOG_LEVEL", '"info"', ("debug", "info", "warning", "error"), False),
     "gpu.sample_interval_s": (None, "5.0", (0.1, 600), False),
@@ -224,6 +232,7 @@ def exposed() -> dict[str, Any]:
     chat = Record("r1", "/v1/chat/completions", 0.0, ended_at=1.0, status=200, model_used="m", outcome=Outcome.SERVED)
     metrics.settled(chat)
     metrics.settled(Record("r2", "/nowhere", 0.0, outcome=Outcome.INVALID))
+    metrics.certificate("/etc/sluicegate/tls/certificate.pem", 2e9)
     metrics.set_gpus({0: GpuReading(0.5, 1.0, 2.0, 50.0, 100.0)})
     families = text_string_to_metric_families(metrics.expose()[0].decode())
     return {family.name + ("_total" if family.type == "counter" else ""): family for family in families}
