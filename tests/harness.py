@@ -11,7 +11,8 @@ from typing import Any
 import trio
 
 from sluicegate import __version__
-from sluicegate.accept.sockets import bind_all
+from sluicegate.accept.certificate import load_certificate
+from sluicegate.accept.sockets import bind_all, is_local
 from sluicegate.config.address import parse_engine
 from sluicegate.config.schema import Address, Config, TcpAddress
 from sluicegate.config.settings import SETTINGS, build
@@ -24,6 +25,7 @@ from sluicegate.observe.logs import Log
 from sluicegate.observe.metrics import Metrics
 from sluicegate.relay.pump import Pump
 from sluicegate.relay.wire import READ_SIZE, Dial, Wire, dialer
+from tests.certificates import usual
 from tests.fakes.engine import FakeEngine
 
 CHAT = "/v1/chat/completions"
@@ -40,6 +42,9 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     },
 }
 
+#: A plain address, and one that speaks TLS, as each does that another host can reach.
+LISTEN = (TcpAddress("127.0.0.1", 0), TcpAddress("0.0.0.0", 0))
+
 #: No test needs as long (seconds): one that hangs fails instead.
 PATIENCE_S = 60.0
 
@@ -55,9 +60,10 @@ def question(path: str = CHAT, **members: Any) -> dict[str, Any]:
 def configuration(engine: str = "http://127.0.0.1:1", **settings: Any) -> Config:
     """A Config whose engine is at `engine` (http://host:port or unix:/path).
 
-    `settings` are fields of any table: their names are unique over the schema. Probes are frequent unless told.
+    `settings` are fields of any table: their names are unique over the schema. Unless told otherwise, it listens on a
+    plain address and on one that speaks TLS, and probes are frequent.
     """
-    values: dict[str, Any] = {"listen": (TcpAddress("127.0.0.1", 0),), "probe_interval_s": 0.2, **settings}
+    values: dict[str, Any] = {"listen": LISTEN, "probe_interval_s": 0.2, **usual().settings, **settings}
     values["base_url"] = parse_engine(engine)
     config = build({setting.key: values.pop(setting.name) for setting in SETTINGS.values() if setting.name in values})
     assert not values, f"no such settings: {values}"
@@ -79,9 +85,10 @@ class WatchedGateway(Gateway):
 class Running:
     """A running gateway with what a test wants to look at."""
 
-    def __init__(self, gateway: WatchedGateway, log_file: Any, base_url: str) -> None:
+    def __init__(self, gateway: WatchedGateway, log_file: Any, base_url: str, tls_url: str = "") -> None:
         self.gateway = gateway
         self.base_url = base_url
+        self.tls_url = tls_url
         self._log_file = log_file
 
     def log_lines(self, event: str | None = None) -> list[dict[str, Any]]:
@@ -127,20 +134,23 @@ async def open_gateway(
 ) -> AsyncIterator[Running]:
     """A gateway on real sockets (config.listen; port 0: any), until the block ends, or fails for taking too long.
 
-    Its `base_url` is the first of them.
+    Its `base_url` is the first of them, its `tls_url` the one that speaks TLS.
     """
     pump = Pump(config.timeouts.idle_s, config.timeouts.client_stall_s)
     with trio.fail_after(PATIENCE_S), pump, _open_log() as (metrics, log, log_file):
-        gateway = WatchedGateway(config, metrics, log, make_dial, pump=pump)
+        certificate = load_certificate(config.tls, {})
+        gateway = WatchedGateway(config, metrics, log, make_dial, pump=pump, certificate=certificate)
         listeners = bind_all(config.listen)
         if isinstance(config.listen[0], TcpAddress):
             host, port = listeners[0].socket.getsockname()[:2]
             base_url = f"http://{host}:{port}"
         else:
             base_url = str(config.listen[0])
+        public = [each.socket.getsockname()[1] for each in listeners if not is_local(each)]
+        tls_url = f"https://127.0.0.1:{public[0]}" if public else ""
         async with trio.open_nursery() as nursery:
             await nursery.start(gateway.run, listeners)
-            running = Running(gateway, log_file, base_url)
+            running = Running(gateway, log_file, base_url, tls_url)
             if wait_ready:
                 await running.engine_state(EngineState.UP)
             yield running

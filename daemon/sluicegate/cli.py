@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
+from .accept.certificate import load_certificate
 from .config.load import ConfigError, Resolved, resolve_file
 from .config.schema import Address
 
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         resolved = resolve_file(options.config, os.environ)
+        if options.command == "check":
+            load_certificate(resolved.config.tls, os.environ)
     except ConfigError as error:
         _print_faults(error)
         return EXIT_FAULTS

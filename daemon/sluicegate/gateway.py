@@ -7,6 +7,7 @@ import trio
 
 from .accept.app import make_app
 from .accept.asgi import Gate
+from .accept.certificate import Certificate
 from .accept.registry import Listening
 from .account.ledger import Ledger
 from .admit.admission import Admission
@@ -52,8 +53,9 @@ class Gateway:
         make_dial: MakeDial = dialer,
         make_probe: MakeProbe = HttpProbe,
         pump: Pump | None = None,
+        certificate: Certificate | None = None,
     ) -> None:
-        """`pump`, if given, must run (as a context manager) as long as the gateway does.
+        """`pump`, if given, must run (as a context manager) as long as the gateway does. `certificate`: of config.tls.
 
         `changed` (an attribute) is called after each change of an engine's state.
         """
@@ -77,7 +79,10 @@ class Gateway:
         self._scrape = Scrape(self.engines.default.address, lambda: self.engines.default.authorization)
         quart = make_app(self, metrics.expose, self._scrape_engine, self._unmatched)
         gate = Gate(self._live, self.pipeline, self._unmatched, quart)
-        self.listening = Listening(gate, self.pipeline, self._live, self._unmatched, metrics.connection_refused)
+        self.listening = Listening(
+            gate, self.pipeline, self._live, self._unmatched, metrics.connection_refused, metrics.handshake_failed
+        )
+        self._serve_with(certificate)
         self.stopped = trio.Event()
         self.changed: Callable[[], None] = lambda: None
         self.pump = pump
@@ -133,14 +138,16 @@ class Gateway:
         """The configuration in force."""
         return self._live.current
 
-    def reconfigure(self, config: Config) -> None:
+    def reconfigure(self, config: Config, certificate: Certificate | None = None) -> None:
         """Put `config` in force, all of it in this one step. It may differ in nothing that needs a restart.
 
+        `certificate` is that of config.tls. Connections that are open keep the one that they were made with.
         No active request is cut off, and no queued one loses its place. Requests keep the deadlines that they began
         with, but for those of the pump (idle_s and client_stall_s), which hold for the streams that are in it as well.
         """
         self._live.current = config
         self._say_what_engines_get()
+        self._serve_with(certificate)
         self.log.set_level(config.log.level)
         for engine in self.engines.all:
             engine.slots.total_tokens = config.admission.max_active
@@ -151,6 +158,10 @@ class Gateway:
         for engine in self.engines.all:
             engine.connections.dial = self._make_dial(engine.address, config.engine.connect_timeout_s)
             engine.wake_prober()  # it counts its pauses by the new interval from then on
+
+    def _serve_with(self, certificate: Certificate | None) -> None:
+        self.listening.certificate = certificate
+        self.metrics.certificate(certificate.name if certificate else "", certificate.expires_at if certificate else 0)
 
     async def drain(self) -> None:
         """After `stop`: return when no request is open. After drain_s it cuts the rest, which then has LAST_WORDS_S."""

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import trio
 
 from . import __version__
-from .accept.sockets import adopt, bind_all, bound_address
+from .accept.certificate import Certificate, load_certificate
+from .accept.sockets import adopt, bind_all, bound_address, is_local
 from .config.address import describes
 from .config.faults import ConfigError
 from .config.reload import changes, told, why_not
@@ -40,8 +41,10 @@ Read = Callable[[], Config]
 def serve(config: Config, read: Read) -> int:
     """Run the gateway until SIGTERM or SIGINT; the exit status. On SIGHUP it goes on with what `read` says.
 
-    OSError if it cannot listen where it shall, systemd.HandoverError if systemd hands over what is no such socket.
+    OSError if it cannot listen where it shall, systemd.HandoverError if systemd hands over what is no such socket,
+    ConfigError if the certificate cannot be used.
     """
+    certificate = load_certificate(config.tls, os.environ)
     service = take(os.environ, os.getpid())
     raise_descriptors()
     metrics = Metrics(PATHS, __version__)
@@ -51,7 +54,7 @@ def serve(config: Config, read: Read) -> int:
     _spare_the_collector()
     try:
         with foreign_loggers(log):
-            trio.run(Daemon(config, read, service, metrics, log).run, strict_exception_groups=True)
+            trio.run(Daemon(config, read, service, metrics, log, certificate).run, strict_exception_groups=True)
     except OSError:
         raise  # the command line explains it
     except Exception as error:
@@ -76,14 +79,23 @@ def _spare_the_collector() -> None:
 class Daemon:
     """One run of `sluicegate serve`."""
 
-    def __init__(self, config: Config, read: Read, service: Service, metrics: Metrics, log: Log) -> None:
+    def __init__(
+        self,
+        config: Config,
+        read: Read,
+        service: Service,
+        metrics: Metrics,
+        log: Log,
+        certificate: Certificate | None = None,
+    ) -> None:
         self._read = read
         self._service = service
         self._notifier = service.notifier
         self._metrics = metrics
         self._log = log
         self._pump = Pump(config.timeouts.idle_s, config.timeouts.client_stall_s)
-        self._gateway = Gateway(config, metrics, log, pump=self._pump)
+        self._gateway = Gateway(config, metrics, log, pump=self._pump, certificate=certificate)
+        self._public = False  # it listens where other hosts reach it
         self._where = ""
         self._refused = False
 
@@ -93,10 +105,12 @@ class Daemon:
         signals_heeded = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         with self._pump, trio.open_signal_receiver(*signals_heeded) as signals:
             listeners = self._listen()
+            self._public = not all(map(is_local, listeners))
             async with trio.open_nursery() as nursery:
                 await nursery.start(gateway.run, listeners)
                 log.info("listening", detail=f"{self._where}, engine at {gateway.config.engine.base_url}")
                 self._warn_of_shortage()
+                self._tell_certificate()
                 gateway.changed = lambda: self._notifier.status(self._status())
                 self._notifier.ready(self._status())
                 if self._service.watchdog_s is not None:
@@ -144,7 +158,7 @@ class Daemon:
         self._notifier.reloading()
         try:
             # A file may lie on a disk that takes its time.
-            config = await trio.to_thread.run_sync(self._read)
+            config, certificate = await trio.to_thread.run_sync(self._read_all)
         except ConfigError as error:
             self._refuse_reload(list(map(str, error.faults)))
         else:
@@ -152,12 +166,30 @@ class Daemon:
             if refusal := why_not(changed):
                 self._refuse_reload([refusal])
             else:
-                self._gateway.reconfigure(config)
+                self._gateway.reconfigure(config, certificate)
                 self._refused = False
                 self._metrics.config_reloaded(applied=True)
                 self._log.info("reloaded", detail=told(changed))
                 self._warn_of_shortage()
+                self._tell_certificate()
         self._notifier.ready(self._status())
+
+    def _read_all(self) -> tuple[Config, Certificate | None]:
+        config = self._read()
+        return config, load_certificate(config.tls, os.environ)
+
+    def _tell_certificate(self) -> None:
+        certificate = self._gateway.listening.certificate
+        if certificate is None:
+            return
+        if self._public:
+            self._log.info("certificate", detail=str(certificate))
+        else:
+            self._log.warning(
+                "tls_unused",
+                detail=f"[tls] has no effect on {self._where}: loopback and Unix sockets stay plain; add the address "
+                "that other hosts use to listen",
+            )
 
     def _warn_of_shortage(self) -> None:
         if detail := warning(self._gateway.config, descriptors()):

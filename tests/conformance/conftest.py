@@ -35,14 +35,16 @@ ONE_BY_ONE = Behaviour(token_interval_s=0.003)
 
 
 FOREIGN = "GATEWAY_URL" in os.environ
+#: Ours on each kind of address, with the final frame and without it.
+KINDS = ["plain", "plain without the final frame", "tls"]
 
 
-@pytest.fixture(params=["foreign"] if FOREIGN else [f"final_frame={word}" for word in FinalFrame])
+@pytest.fixture(params=["foreign"] if FOREIGN else KINDS)
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[FakeSubject]:
-    """The gateway before the suite's own engine; ours with the final frame and without it."""
+    """The gateway before the suite's own engine."""
     async with open_engine(model=os.environ.get("GATEWAY_MODEL", MODEL)) as fake:
         fake.script.default = ONE_BY_ONE
-        async with _foreign(fake) if FOREIGN else _ours(fake, FinalFrame(request.param[12:])) as found:
+        async with _foreign(fake) if FOREIGN else _ours(fake, request.param) as found:
             yield found
 
 
@@ -56,12 +58,13 @@ async def real(real_engine: RealEngine, monkeypatch: pytest.MonkeyPatch) -> Asyn
 
 
 @asynccontextmanager
-async def _ours(fake: FakeEngine, frame: FinalFrame) -> AsyncIterator[FakeSubject]:
+async def _ours(fake: FakeEngine, kind: str) -> AsyncIterator[FakeSubject]:
+    frame = FinalFrame.OFF if kind.endswith("frame") else FinalFrame.COMMENT
     engine = Target(await fake.listen_tcp(), fake.model)
     deadlines = {"idle_s": IDLE_S, "first_token_s": FIRST_TOKEN_S}
     config = configuration(engine.base_url, max_active=16, final_frame=frame, **deadlines)
     async with open_gateway(config) as running:
-        gateway = Target(running.base_url, fake.model)
+        gateway = Target(running.tls_url if kind == "tls" else running.base_url, fake.model)
         has_one = frame is FinalFrame.COMMENT
         yield FakeSubject(gateway, engine, IDLE_S, FIRST_TOKEN_S, final_frame=has_one, fake=fake)
         with trio.fail_after(PATIENCE_S):

@@ -11,6 +11,7 @@ import openai
 import pytest
 import trio
 
+from tests.certificates import trusting
 from tests.conformance.subject import PATIENCE_S, FakeSubject
 from tests.engine_contract.target import Target
 from tests.fakes.script import BEFORE_HEAD, Behaviour, Fault, Kind
@@ -22,7 +23,7 @@ ONE_BY_ONE = Behaviour(token_interval_s=0.003)
 
 
 def open_openai(gateway: Target) -> openai.OpenAI:
-    http = httpx2.Client(transport=httpx2.HTTPTransport(uds=gateway.socket_path))
+    http = httpx2.Client(transport=httpx2.HTTPTransport(uds=gateway.socket_path, verify=trusting()))
     return openai.OpenAI(
         base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE_S, http_client=http
     )
@@ -50,7 +51,7 @@ def responses(gateway: Target, pieces: list[str]) -> None:
 
 
 def messages(gateway: Target, pieces: list[str]) -> None:
-    http = httpx2.Client(transport=httpx2.HTTPTransport(uds=gateway.socket_path))
+    http = httpx2.Client(transport=httpx2.HTTPTransport(uds=gateway.socket_path, verify=trusting()))
     with anthropic.Anthropic(
         base_url=gateway.url, api_key="none", max_retries=0, timeout=PATIENCE_S, http_client=http
     ) as client:

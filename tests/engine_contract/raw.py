@@ -1,5 +1,6 @@
 """A client that shows what was really on the wire: heads, chunk boundaries, and how the connection ended."""
 
+import contextlib
 import socket
 import struct
 from collections.abc import Iterator
@@ -125,7 +126,9 @@ class RawClient:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self.stream.aclose()
+        # TLS has a last word of its own, and the connection may be down already.
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self.stream.aclose()
 
     async def ask(self, request: bytes) -> RawAnswer:
         """Send `request` and return its answer, as far as it came. Raises EOFError if none did."""
@@ -180,6 +183,11 @@ class RawClient:
 
 async def leave(stream: trio.abc.Stream, how: str) -> None:
     """Go away: "close", "reset" or "half_close"."""
+    if isinstance(stream, trio.SSLStream):
+        if how == "close":
+            await stream.aclose()
+            return
+        stream = stream.transport_stream
     assert isinstance(stream, trio.SocketStream)
     if how == "half_close":
         await stream.send_eof()

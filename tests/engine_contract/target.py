@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx2
 import trio
 
+from tests.certificates import trusting
 from tests.engine_contract.raw import RawAnswer, RawClient
 
 #: The gateway's four generating dialects: the path, how a prompt is put, and what bounds the answer.
@@ -26,7 +27,7 @@ LONG = 1000
 
 @dataclass(frozen=True)
 class Target:
-    """An engine under contract. `base_url` is http://host:port, or unix:/path."""
+    """An engine under contract, or a gateway. `base_url` is http://host:port, https://host:port or unix:/path."""
 
     base_url: str
     model: str
@@ -37,7 +38,10 @@ class Target:
             return RawClient(await trio.open_unix_socket(self.socket_path))
         url = urlsplit(self.base_url)
         assert url.hostname
-        return RawClient(await trio.open_tcp_stream(url.hostname, url.port or 80))
+        stream = await trio.open_tcp_stream(url.hostname, url.port or 80)
+        if url.scheme != "https":
+            return RawClient(stream)
+        return RawClient(trio.SSLStream(stream, trusting(), server_hostname=url.hostname))
 
     async def ask(self, request: bytes) -> RawAnswer:
         """One request on a connection of its own."""
@@ -58,7 +62,7 @@ class Target:
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[httpx2.AsyncClient]:
         """An HTTP client for it."""
-        transport = httpx2.AsyncHTTPTransport(uds=self.socket_path)
+        transport = httpx2.AsyncHTTPTransport(uds=self.socket_path, verify=trusting())
         async with httpx2.AsyncClient(transport=transport, base_url=self.url, timeout=PATIENCE_S) as client:
             yield client
 

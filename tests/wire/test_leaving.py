@@ -9,9 +9,11 @@ from trio.testing import wait_all_tasks_blocked
 from tests.fakes.script import Behaviour
 from tests.harness import CHAT, Running, question
 from tests.wire.test_admission_over_sockets import line_up, occupy
-from tests.wire.visitors import WAYS, Http2Visitor, at_rest, come, gate, visit
+from tests.wire.visitors import WAYS, ChunkedVisitor, FastVisitor, Http2Visitor, Visitor, at_rest, come, gate, visit
 
-LEAVINGS = [(way, how) for way in WAYS for how in ("close", "reset", "half_close")] + [("http2", "cancel")]
+LEAVINGS = [(way, how) for way in WAYS for how in ("close", "reset", "half_close")] + [
+    (way, "cancel") for way in WAYS if WAYS[way] is Http2Visitor
+]
 pytestmark = pytest.mark.parametrize(("way", "how"), LEAVINGS)
 
 #: From the leaving to the free slot, as the issue demands (seconds).
@@ -75,16 +77,16 @@ async def test_client_gone_while_active(way: str, how: str, stream: bool, events
 async def test_client_gone_within_its_body(way: str, how: str) -> None:
     """A request whose body never became whole does not reach the engine."""
     head = f"POST {CHAT} HTTP/1.1\r\nhost: gate\r\ncontent-type: application/json\r\n"
-    framing = {
-        "fast": 'content-length: 99\r\n\r\n{"mess',
-        "chunked": 'transfer-encoding: chunked\r\n\r\n6\r\n{"mess\r\n',
+    framing: dict[type[Visitor], str] = {
+        FastVisitor: 'content-length: 99\r\n\r\n{"mess',
+        ChunkedVisitor: 'transfer-encoding: chunked\r\n\r\n6\r\n{"mess\r\n',
     }
     async with gate() as (engine, running), await come(way, running) as leaver:
         if isinstance(leaver, Http2Visitor):
             await leaver.begin(CHAT)
             await leaver.more(b'{"mess')
         else:
-            await leaver.stream.send_all((head + framing[way]).encode())
+            await leaver.stream.send_all((head + framing[type(leaver)]).encode())
         while running.gateway.ledger.open_count == 0:
             await wait_all_tasks_blocked()
         await leaver.leave(how)

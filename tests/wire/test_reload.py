@@ -27,7 +27,7 @@ def reconfigure(running: Running, **settings: Any) -> None:
         for setting in SETTINGS.values()
     }
     assert not settings
-    running.gateway.reconfigure(build(values))
+    running.gateway.reconfigure(build(values), running.gateway.listening.certificate)
 
 
 @pytest.mark.parametrize("way", WAYS)

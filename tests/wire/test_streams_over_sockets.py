@@ -18,7 +18,7 @@ from tests.harness import CHAT, Running, configuration, open_gateway, question
 from tests.recordings.recorded import recorded, recordings
 from tests.unit.relay.framing import FINAL_FRAME, STAMP, STREAMS, chunks_of, without_additions
 from tests.wire.upstream import Upstream, open_upstream
-from tests.wire.visitors import WAYS, FastVisitor, come, dial_deaf, gate
+from tests.wire.visitors import WAYS, FastVisitor, Stream, come, dial_deaf, gate
 
 PATHS = {each.name: each.path for each in recordings()}
 WHOLE = [each for each in recordings() if each.name not in {stream.name for stream in STREAMS}]
@@ -148,7 +148,7 @@ async def test_pipelined_requests_are_answered_in_order(wire: str, tmp_path: Pat
         assert received == b""
 
 
-async def next_answer(stream: trio.SocketStream, received: bytes) -> tuple[RawAnswer, bytes]:
+async def next_answer(stream: Stream, received: bytes) -> tuple[RawAnswer, bytes]:
     """The next answer of many on a connection, and what came behind it."""
     while (end := received.find(b"\r\n0\r\n\r\n")) < 0:
         data = await stream.receive_some()
@@ -195,7 +195,7 @@ async def test_streams_without_the_pump(tmp_path: Path, monkeypatch: pytest.Monk
 TOO_MUCH = 6 << 20
 
 
-async def read_all(stream: trio.SocketStream) -> bytes:
+async def read_all(stream: Stream) -> bytes:
     """Everything up to the end of the body, or of the connection."""
     received = bytearray()
     try:

@@ -1,11 +1,12 @@
 """Clients on each of the ways into the gateway, and what must be true of every request however it came in."""
 
+import contextlib
 import json
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 from urllib.parse import urlsplit
 
 import h2.config
@@ -17,9 +18,13 @@ from trio.testing import wait_all_tasks_blocked
 
 from sluicegate.engines.engine import EngineState
 from sluicegate.outcome import Outcome
+from tests.certificates import trusting
 from tests.engine_contract.raw import RawAnswer, RawClient, get, leave, post
 from tests.fakes.engine import FakeEngine, open_engine
 from tests.harness import CHAT, PATIENCE_S, Running, configuration, open_gateway, question
+
+#: A client's connection, plain or over TLS.
+Stream: TypeAlias = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 @asynccontextmanager
@@ -32,6 +37,21 @@ async def gate(*, model: str = "fake-model", **settings: Any) -> AsyncIterator[t
             yield engine, running
 
 
+async def dial_tls(running: Running, *protocols: str) -> trio.SSLStream[trio.SocketStream]:
+    """A connection over TLS to the gateway. `protocols`: for ALPN."""
+    url = urlsplit(running.tls_url)
+    assert url.hostname
+    assert url.port
+    return await over_tls(await trio.open_tcp_stream(url.hostname, url.port), *protocols)
+
+
+async def over_tls(stream: trio.SocketStream, *protocols: str) -> trio.SSLStream[trio.SocketStream]:
+    """`stream` over TLS, after the handshake."""
+    secure = trio.SSLStream(stream, trusting(*protocols), server_hostname="127.0.0.1")
+    await secure.do_handshake()
+    return secure
+
+
 async def dial(running: Running) -> trio.SocketStream:
     """A connection to the gateway."""
     url = urlsplit(running.base_url)
@@ -42,13 +62,14 @@ async def dial(running: Running) -> trio.SocketStream:
     return await trio.open_tcp_stream(url.hostname, url.port)
 
 
-async def dial_deaf(running: Running) -> trio.SocketStream:
+async def dial_deaf(running: Running, way: str = "fast") -> Stream:
     """A connection to the gateway, over TCP, on which the client's kernel takes next to nothing for it."""
-    url = urlsplit(running.base_url)
+    url = urlsplit(running.tls_url if way in SECURE else running.base_url)
     sock = trio.socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     await sock.connect((url.hostname, url.port))
-    return trio.SocketStream(sock)
+    stream = trio.SocketStream(sock)
+    return await over_tls(stream, *SECURE[way]) if way in SECURE else stream
 
 
 async def raw(running: Running) -> RawClient:
@@ -72,14 +93,15 @@ def chunked(path: str, body: object, *fields: str) -> bytes:
 class Visitor(ABC):
     """One client with one request at a time. `stream` is its connection."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: Stream) -> None:
         self.stream = stream
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self.stream.aclose()
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it left already
+            await self.stream.aclose()
 
     @abstractmethod
     async def send(self, path: str, body: object, *fields: str) -> None:
@@ -109,7 +131,7 @@ class Visitor(ABC):
 class FastVisitor(Visitor):
     """HTTP/1.1 with a declared length: the gateway's own way in."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: Stream) -> None:
         super().__init__(stream)
         self._raw = RawClient(stream)
 
@@ -143,7 +165,7 @@ class ChunkedVisitor(FastVisitor):
 class Http2Visitor(Visitor):
     """HTTP/2 with prior knowledge, which Hypercorn takes in."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: Stream) -> None:
         super().__init__(stream)
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         self.h2.initiate_connection()
@@ -239,12 +261,22 @@ def _text(value: str | bytes) -> str:
 
 
 #: Every way in, by name.
-WAYS: dict[str, type[Visitor]] = {"fast": FastVisitor, "chunked": ChunkedVisitor, "http2": Http2Visitor}
+WAYS: dict[str, type[Visitor]] = {
+    "fast": FastVisitor,
+    "chunked": ChunkedVisitor,
+    "http2": Http2Visitor,
+    "tls": FastVisitor,
+    "tls_chunked": ChunkedVisitor,
+    "tls_http2": Http2Visitor,
+}
+
+#: Of these, the ones over TLS, each with what it asks for by ALPN.
+SECURE = {"tls": (), "tls_chunked": ("http/1.1",), "tls_http2": ("h2", "http/1.1")}
 
 
 async def come(way: str, running: Running) -> Visitor:
     """A client that is connected to the gateway."""
-    return WAYS[way](await dial(running))
+    return WAYS[way](await dial_tls(running, *SECURE[way]) if way in SECURE else await dial(running))
 
 
 async def visit(way: str, running: Running, path: str = CHAT, body: object = None, *fields: str) -> RawAnswer:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 from typing import Any
 
 import trio
@@ -77,7 +78,8 @@ class GateServer(TCPServer):
             async with TaskGroup() as task_group:
                 self._task_group = task_group
                 state = ConnectionState(self.state)
-                args = (self.app, self.config, self.context, task_group, state, False, client, server)
+                secure = isinstance(sock, ssl.SSLSocket)
+                args = (self.app, self.config, self.context, task_group, state, secure, client, server)
                 self.protocol = ProtocolWrapper(*args, self.protocol_send, "http/1.1")
                 self.protocol.protocol = StrictH11(
                     *args,
@@ -160,6 +162,7 @@ class GateServer(TCPServer):
             return
         with socket.socket(fileno=os.dup(self.stream.socket.fileno())) as sock:
             reset_on_close(sock)
+        trio.lowlevel.notify_closing(self.stream.socket)  # an SSLSocket does not tell its waiters itself
         self.stream.socket.close()
 
 

@@ -81,14 +81,14 @@ async def announced(sock: socket.socket, data: bytes, address: str, seconds: flo
     """
     with trio.move_on_after(seconds):
         while SIGNATURE.startswith(data[:12]) and len(data) < 16:
-            data += await _more(sock)
+            data += await _more(sock, 16 - len(data))
         if not data.startswith(SIGNATURE):
             return None
         command, kind, length = data[12], data[13], int.from_bytes(data[14:16], "big")
         if command not in (0x20, 0x21) or length > ANNOUNCEMENT_MAX:
             raise NotAnnounced
         while len(data) < 16 + length:
-            data += await _more(sock)
+            data += await _more(sock, 16 + length - len(data))
         source = data[16 : 16 + min(length, _SOURCES.get(kind, 0))]
         if command == 0x21 and kind in _SOURCES:
             if len(source) < _SOURCES[kind]:
@@ -98,10 +98,25 @@ async def announced(sock: socket.socket, data: bytes, address: str, seconds: flo
     raise NotAnnounced
 
 
-async def _more(sock: socket.socket) -> bytes:
+async def announced_before_tls(sock: socket.socket, address: str, seconds: float) -> str:
+    """The client's address by the PROXY header in front of a TLS handshake, if there is one; else `address`.
+
+    What follows the header is still unread. NotAnnounced as above.
+    """
+    with trio.move_on_after(seconds):
+        if await _more(sock, 1, socket.MSG_PEEK) != SIGNATURE[:1]:  # a handshake begins with another byte
+            return address
+        told = await announced(sock, b"", address, seconds)
+        if told is not None:
+            return told[0]
+    raise NotAnnounced
+
+
+async def _more(sock: socket.socket, length: int, flags: int = 0) -> bytes:
+    """Up to `length` bytes: not one that follows the header."""
     while True:
         try:
-            data = sock.recv(16 + ANNOUNCEMENT_MAX)
+            data = sock.recv(length, flags)
         except BlockingIOError:
             await trio.lowlevel.wait_readable(sock)
         except OSError:

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -17,13 +18,15 @@ from ..outcome import Outcome, Refusal
 from ..shortage import descriptors, exhausted, reserved, shortage
 from . import cors
 from .accepting import accept_forever
+from .certificate import Certificate
 from .handler import Handler, Unmatched
 from .hangups import Hangups
 from .http1.connection import FIRST_REQUEST_S, HandOver, Http1Connection
 from .hypercorn import GateServer, hypercorn_config
 from .intake import new_id
-from .proxied import SIGNATURE, NotAnnounced, announced, is_trusted, peer_address
-from .sockets import LINGER_READ, linger
+from .proxied import SIGNATURE, NotAnnounced, announced, announced_before_tls, is_trusted, peer_address
+from .sockets import LINGER_READ, close, is_local, linger
+from .tls import Handshakes, TlsStream
 
 #: Connections above connections_max that may take LINGER_S for their refusal at one time. Most take a millisecond.
 LINGERING_MAX = 512
@@ -39,8 +42,14 @@ class Listening:
         config: Live,
         unmatched: Unmatched,
         connection_refused: Callable[[], None],
+        handshake_failed: Callable[[str], None],
     ) -> None:
-        """`connection_refused` is called for each connection above connections_max."""
+        """`connection_refused` is called for each connection above connections_max; `handshake_failed`: see tls.py.
+
+        `certificate` (an attribute): what new connections from other hosts are served with; None: they are plain.
+        """
+        self.certificate: Certificate | None = None
+        self._handshakes = Handshakes(unmatched, handshake_failed)
         self._app: AppWrapper = ASGIWrapper(app)
         self._pipeline = pipeline
         self._config = config
@@ -62,7 +71,8 @@ class Listening:
         handlers.start_soon(self._hangups.watch)
         async with trio.open_nursery() as accepting:
             for listener in listeners:
-                accepting.start_soon(accept_forever, listener, self._handle, handlers)
+                handle = self._handle if is_local(listener) else self._handle_from_outside
+                accepting.start_soon(accept_forever, listener, handle, handlers)
 
     def reconfigure(self) -> None:
         """The configuration was replaced: rebuild Hypercorn's configuration for new connections."""
@@ -92,8 +102,11 @@ class Listening:
         for connection in self._fast:
             connection.close_soon()
         await self._context.terminated.set()
-        fresh = {connection for connection in self._fast if connection.fresh}
+        self._handshakes.hurry(FIRST_REQUEST_S)
         with trio.move_on_after(2 * FIRST_REQUEST_S):
+            while self._handshakes:
+                await self._left.park()
+            fresh = {connection for connection in self._fast if connection.fresh}
             while not fresh.isdisjoint(self._fast):
                 await self._left.park()
 
@@ -101,7 +114,31 @@ class Listening:
         """Free what was held for all connections; when none is left."""
         self._hangups.close()
 
-    async def _handle(self, sock: socket.socket) -> None:
+    async def _handle_from_outside(self, sock: socket.socket) -> None:
+        """Over TLS if there is a certificate. A connection counts as one after its handshake."""
+        if self.certificate is None:
+            await self._handle(sock)
+            return
+        if sock.fileno() >= self._for_clients:
+            self._unmatched(new_id(), exhausted("file descriptors"))
+            sock.close()
+            return
+        config, address = self._config.current, peer_address(sock)
+        seconds = config.timeouts.head_read_s
+        trusted = config.proxies.trusted
+        if trusted and is_trusted(address, trusted):
+            try:
+                address = await announced_before_tls(sock, address, seconds)
+            except NotAnnounced:
+                sock.close()
+                return
+        secure = await self._handshakes.shake(sock, self.certificate.context, seconds)
+        self._left.unpark_all()
+        if secure is not None:
+            await self._handle(secure, address)
+
+    async def _handle(self, sock: socket.socket, address: str | None = None) -> None:
+        """`address`: the client's, if it is known already."""
         limit = self._config.current.limits.connections_max
         if sock.fileno() >= self._for_clients:
             self._exhausted(sock, "file descriptors")
@@ -112,7 +149,9 @@ class Listening:
             await self._refuse(sock, Refusal(Outcome.SHED_BUSY, 503, message, retry_after_s=1))
             return
         self.connections += 1
-        data, address, fresh = b"", peer_address(sock), True
+        data, fresh = b"", address is None
+        if address is None:
+            address = peer_address(sock)
         try:
             while True:
                 try:
@@ -135,7 +174,7 @@ class Listening:
             self._exhausted(sock, short_of)
         finally:
             self.connections -= 1
-            sock.close()
+            close(sock)
 
     async def _announced(self, sock: socket.socket, data: bytes, address: str) -> tuple[str, bytes] | None:
         """What a trusted proxy says in front of a connection, and what it sent behind that; None if it says nothing."""
@@ -146,7 +185,11 @@ class Listening:
 
     async def _serve_by_hypercorn(self, sock: socket.socket, first_bytes: bytes, address: str) -> bytes:
         """Returns what has been read of a request for the fast way; nothing if the connection is closed."""
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        stream: Any = (
+            TlsStream(sock)
+            if isinstance(sock, ssl.SSLSocket)
+            else trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        )
         state: Any = {}
         args = (self._app, self._hypercorn, self._context, ConnectionState(state), stream)
         unmatched = self._unmatched

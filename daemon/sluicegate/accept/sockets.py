@@ -2,11 +2,14 @@
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
+import ssl
 import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 import trio
 
@@ -17,6 +20,22 @@ LINGER_S = 2.0
 
 #: Bytes that are read at once, to be dropped, while it arrives.
 LINGER_READ = 65536
+
+#: What a non-blocking socket over TLS raises where a plain one raises BlockingIOError.
+TLS_NOT_NOW = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+#: What either raises.
+NOT_NOW = (BlockingIOError, *TLS_NOT_NOW)
+
+#: What one record of TLS holds (bytes; RFC 8446, 5.1).
+RECORD_MAX = 16384
+
+#: Waits for something at a socket.
+Wait = Callable[[Any], Awaitable[None]]
+
+#: SO_LINGER for no time: a close resets the connection.
+_LINGER = struct.Struct("ii")
+_RESET = _LINGER.pack(1, 0)
 
 #: Connections that the kernel completes for us before we accept them.
 BACKLOG = 1024
@@ -74,15 +93,73 @@ def bound_address(listener: trio.SocketListener) -> Address:
     return UnixAddress("@" + name[1:].decode(errors="replace") if isinstance(name, bytes) else name)
 
 
+def is_local(listener: trio.SocketListener) -> bool:
+    """Whether no other host can reach it: it listens on a Unix socket, or on a loopback address."""
+    address = bound_address(listener)
+    return isinstance(address, UnixAddress) or ipaddress.ip_address(address.host).is_loopback
+
+
+class TlsSocket(ssl.SSLSocket):
+    """A client's socket over TLS, non-blocking."""
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Send some of it; how much. A record for each call of OpenSSL's, so that this is known.
+
+        What raises TLS_NOT_NOW must be sent again, with nothing else in front of it; more may follow.
+        """
+        if len(data) <= RECORD_MAX:  # nearly always
+            return super().send(data, flags)
+        sent, view = 0, memoryview(data)
+        try:
+            while sent < len(view):
+                sent += super().send(view[sent : sent + RECORD_MAX], flags)
+        except TLS_NOT_NOW:
+            if not sent:
+                raise
+        return sent
+
+
+def wait_for(error: OSError) -> Wait:
+    """What to wait for at the socket that raised `error`, one of TLS_NOT_NOW.
+
+    A call of either kind may want either: OpenSSL answers a handshake message where it reads, and reads one where it
+    writes.
+    """
+    if isinstance(error, ssl.SSLWantReadError):
+        return trio.lowlevel.wait_readable
+    return trio.lowlevel.wait_writable
+
+
+def end_tls(sock: socket.socket) -> None:
+    """Tell the peer, if it speaks TLS, that it has got everything. Nothing can be sent after that."""
+    if isinstance(sock, ssl.SSLSocket):
+        with contextlib.suppress(OSError, ValueError):  # it does not wait for the peer's own farewell
+            sock.unwrap()
+
+
+def close(sock: socket.socket) -> None:
+    """Close a client's socket, as it was prepared: a reset is no end that a peer might take for a proper one."""
+    if isinstance(sock, ssl.SSLSocket) and not _resets(sock):
+        end_tls(sock)
+    sock.close()
+
+
+def _resets(sock: socket.socket) -> bool:
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.size) == _RESET
+    except OSError:
+        return True
+
+
 def reset_on_close(sock: socket.socket) -> None:
     """Have the coming close reset the connection, so that the kernel does not keep what the client never took."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
 def has_unread(sock: socket.socket) -> bool:
     """Whether the peer has sent something that was not read: a close would reset the connection."""
     try:
-        return bool(sock.recv(1, socket.MSG_PEEK))
+        return bool(socket.socket.recv(sock, 1, socket.MSG_PEEK))  # below TLS
     except OSError:
         return False
 
@@ -93,7 +170,8 @@ async def linger(sock: socket.socket) -> None:
     A close with bytes unread would reset the connection, and the peer might never see the answer.
     """
     with trio.move_on_after(LINGER_S), contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_WR)
+        end_tls(sock)
+        sock.shutdown(socket.SHUT_WR)  # from here on an SSLSocket is a plain one
         while True:
             try:
                 if not sock.recv(LINGER_READ):

@@ -192,9 +192,10 @@ def _syntax_fault(source: str, text: str, error: Exception) -> Fault:
 def _refuse_contradictions(reading: _Reading, config: Config) -> None:
     """Refuse values that are each allowed and cannot work together.
 
-    There is one such pair. Of two timeouts that overlap, the shorter simply ends the wait, so that REQUEST_TIMEOUT_S=10
-    alone stays valid beside a longer default for the first token.
+    Two addresses that are one, and half of [tls]. Of two timeouts that overlap, the shorter simply ends the wait, so
+    that REQUEST_TIMEOUT_S=10 alone stays valid beside a longer default for the first token.
     """
+    _refuse_half_of_tls(reading, config)
     listen, engine = SETTINGS["listen"], SETTINGS["engine.base_url"]
     collides = any(reaches(config.engine.base_url, address) for address in config.listen)
     if reading.refused.isdisjoint({listen.key, engine.key}) and collides:
@@ -224,6 +225,16 @@ def _installed(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # of a package around it
         return False
+
+
+def _refuse_half_of_tls(reading: _Reading, config: Config) -> None:
+    """A certificate needs its key, and the other settings of [tls] need a certificate."""
+    values = {key: value_of(config, SETTINGS[key]) for key in ("tls.certificate", "tls.key", "tls.client_ca")}
+    needed = ("tls.certificate", "tls.key") if any(values.values()) else ()
+    for key in needed:
+        if not values[key] and key not in reading.refused:
+            given = next(other for other, value in values.items() if value)
+            reading.refuse(reading.origins[given], values[given], f"needs {key} as well")
 
 
 def _text_of(file: Path, *, may_be_absent: bool) -> str | None:

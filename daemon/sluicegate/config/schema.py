@@ -30,6 +30,7 @@ __all__ = [
     "StreamConfig",
     "TcpAddress",
     "TimeoutConfig",
+    "TlsConfig",
     "TracingConfig",
     "UnixAddress",
 ]
@@ -182,6 +183,20 @@ class ProxyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """[tls]: with a certificate, TCP addresses speak TLS; loopback addresses and Unix sockets stay plain."""
+
+    certificate: str = setting(
+        "", "PEM file with the certificate and its chain, or credential:NAME; empty: no TLS. Read anew at each reload"
+    )
+    key: str = setting("", "PEM file with the certificate's key, without a password, or credential:NAME")
+    client_ca: str = setting(
+        "",
+        "PEM file with authorities, or credential:NAME: clients need a certificate of one of them. Empty: none needed",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """[log]: how the gateway logs."""
 
@@ -233,6 +248,7 @@ class Config:
     streams: StreamConfig = StreamConfig()
     cors: CorsConfig = CorsConfig()
     proxies: ProxyConfig = ProxyConfig()
+    tls: TlsConfig = TlsConfig()
     log: LogConfig = LogConfig()
     gpu: GpuConfig = GpuConfig()
     tracing: TracingConfig = TracingConfig()

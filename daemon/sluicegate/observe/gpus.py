@@ -6,8 +6,9 @@ from typing import TypeVar
 
 import trio
 
+from sluicegate.observe.gpu_gauges import GpuReading
 from sluicegate.observe.logs import Log
-from sluicegate.observe.metrics import GpuReading, Metrics
+from sluicegate.observe.metrics import Metrics
 from sluicegate.observe.nvml import Nvml, NvmlError
 
 #: Seconds until a host without readings is tried again: a driver may be installed later, but not often.

@@ -18,6 +18,7 @@ from prometheus_client import (
 from sluicegate.account.record import Record
 from sluicegate.observe import buckets
 from sluicegate.observe.exposition import expose
+from sluicegate.observe.gpu_gauges import GpuGauges, GpuReading
 from sluicegate.outcome import Outcome
 
 #: Value of the label `endpoint` for a path that is not in the route table.
@@ -27,17 +28,6 @@ NO_STATUS = "none"
 #: Values of the label `model` besides "other". An engine has its model and perhaps some adapters; a series for each of
 #: hundreds would cost more than it tells.
 MODELS_MAX = 32
-
-
-@dataclass(frozen=True, slots=True)
-class GpuReading:
-    """One reading of one GPU; None where the device does not tell."""
-
-    utilization_ratio: float | None = None  # 0 to 1
-    memory_used_bytes: float | None = None
-    memory_total_bytes: float | None = None
-    temperature_celsius: float | None = None
-    power_watts: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +128,19 @@ class Metrics:
             "Client connections that got a 503 because as many as may be were open. Their requests are not counted.",
             registry=registry,
         )
+        handshakes_failed = Counter(
+            "api_tls_handshakes_failed_total",
+            "TLS handshakes that failed, by reason: timeout, crowded (the oldest of too many), closed by the client, "
+            "or error.",
+            ["reason"],
+            registry=registry,
+        )
+        self._certificate_expiry = Gauge(
+            "api_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate that clients get expires, or one of its chain, in seconds since 1970.",
+            ["certificate"],
+            registry=registry,
+        )
         engine_connections = Gauge(
             "api_engine_connections", "Open connections to the engine, by state.", ["state"], registry=registry
         )
@@ -163,25 +166,7 @@ class Metrics:
         )
         build = Info("api_build", "Version of the daemon and of its Python.", registry=registry)
 
-        self._gpu_available = Gauge(
-            "api_gpu_available", "1 if NVML gives readings of a GPU, else 0.", registry=registry
-        )
-        self._gpu_gauges = {
-            "utilization_ratio": Gauge(
-                "api_gpu_utilization_ratio", "Share of time with a kernel running, 0 to 1.", ["gpu"], registry=registry
-            ),
-            "memory_used_bytes": Gauge(
-                "api_gpu_memory_used_bytes", "GPU memory in use, in bytes.", ["gpu"], registry=registry
-            ),
-            "memory_total_bytes": Gauge(
-                "api_gpu_memory_total_bytes", "GPU memory, in bytes.", ["gpu"], registry=registry
-            ),
-            "temperature_celsius": Gauge(
-                "api_gpu_temperature_celsius", "GPU temperature, in degrees Celsius.", ["gpu"], registry=registry
-            ),
-            "power_watts": Gauge("api_gpu_power_watts", "GPU power draw, in watts.", ["gpu"], registry=registry),
-        }
-        self._gpus_shown: dict[str, set[str]] = {name: set() for name in self._gpu_gauges}
+        self._gpus = GpuGauges(registry)
 
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -194,6 +179,9 @@ class Metrics:
         self._completion_tokens = tokens.labels("completion")
         self._idle_connections = engine_connections.labels("idle")
         self._busy_connections = engine_connections.labels("busy")
+        self._handshakes_failed = {
+            reason: handshakes_failed.labels(reason) for reason in ("timeout", "crowded", "closed", "error")
+        }
         self._reloads_applied = reloads.labels("applied")
         self._reloads_refused = reloads.labels("refused")
         self._last_reload.set(1)  # it has started with the file as it was
@@ -280,6 +268,16 @@ class Metrics:
         """Count a client connection above the limit."""
         self._connections_refused.inc()
 
+    def handshake_failed(self, reason: str) -> None:
+        """Count a TLS handshake that failed."""
+        self._handshakes_failed[reason].inc()
+
+    def certificate(self, name: str, expires_at: float) -> None:
+        """Show when the certificate in force expires; without a name there is none."""
+        self._certificate_expiry.clear()
+        if name:
+            self._certificate_expiry.labels(name).set(expires_at)
+
     def log_line_dropped(self) -> None:
         """Count a log line that was lost."""
         self._lines_dropped.inc()
@@ -294,18 +292,8 @@ class Metrics:
         self._last_reload.set(applied)
 
     def set_gpus(self, readings: Mapping[int, GpuReading]) -> None:
-        """Show these readings, by NVML index, and no others: what is missing is removed, never left stale."""
-        self._gpu_available.set(bool(readings))
-        for name, gauge in self._gpu_gauges.items():
-            shown = set()
-            for gpu, reading in readings.items():
-                value: float | None = getattr(reading, name)
-                if value is not None:
-                    gauge.labels(str(gpu)).set(value)
-                    shown.add(str(gpu))
-            for gone in self._gpus_shown[name] - shown:
-                gauge.remove(gone)
-            self._gpus_shown[name] = shown
+        """Show these readings, by NVML index, and no others."""
+        self._gpus.show(readings)
 
     def expose(self, accept: str | None = None) -> tuple[bytes, str]:
         """Body and content type of GET /metrics, in the format that this Accept header asks for."""

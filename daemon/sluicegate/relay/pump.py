@@ -7,7 +7,7 @@ GIL.
 
 Descriptors are the danger: a number that one part closes is another client's connection a moment later. The pump works
 on its own duplicates, closes them itself, and only at the end of a round, so that no event of that round can meet a
-number that was given out anew.
+number that was given out anew. It writes by the client's own socket object, which fails once it is closed.
 """
 
 import collections
@@ -16,6 +16,7 @@ import enum
 import os
 import select
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -67,7 +68,8 @@ class _End(enum.Enum):
 class _Flow:
     """One stream in the pump. `engine` and `client`: its own duplicates of their sockets, -1 before there are any.
 
-    `pending`: framed bytes that the client's socket did not take yet.
+    `send`: of the client's own socket, which encrypts if the client speaks TLS.
+    `pending`: framed bytes that the client's socket did not take yet; `wants`: the epoll event to wait for with them.
     `stalled_at`: since when no more than `due` bytes of it should be left.
 
     The trio side makes it and reads from it once its task was woken. In between, while `end` is None, it is the pump's.
@@ -80,17 +82,21 @@ class _Flow:
         "engine",
         "heard_at",
         "pending",
+        "send",
         "splicer",
         "stalled_at",
         "task",
+        "wants",
         "why",
     )
 
-    def __init__(self, splicer: Splicer, task: trio.lowlevel.Task) -> None:
+    def __init__(self, splicer: Splicer, task: trio.lowlevel.Task, send: Callable[[bytes], int]) -> None:
         self.engine = self.client = -1
+        self.send = send
         self.splicer = splicer
         self.task = task
         self.pending = b""
+        self.wants = 0
         self.heard_at = 0.0
         self.stalled_at = 0.0
         self.due = 0
@@ -180,7 +186,7 @@ class Pump:
         if self._over:
             raise EngineBroken(_STOPPED)
         _acknowledge_later(connection.sock)
-        flow = _Flow(splicer, trio.lowlevel.current_task())
+        flow = _Flow(splicer, trio.lowlevel.current_task(), client.sock.send)
         try:
             flow.engine = os.dup(connection.sock.fileno())
             flow.client = os.dup(client.sock.fileno())
@@ -314,33 +320,40 @@ class Pump:
 
     def _to_client(self, flow: _Flow, out: bytes) -> None:
         try:
-            sent = os.write(flow.client, out)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self._finish(flow, _End.GONE)
+            sent = flow.send(out)
+        except OSError as error:
+            self._hold(flow, out, _wanted(error))
             return
         if sent < len(out):
-            flow.pending = out[sent:]
-            self._expect(flow)
-            # Nothing more is read from the engine until the client has taken this: the kernel pushes back.
-            del self._by_engine[flow.engine]
-            self._epoll.unregister(flow.engine)
-            self._epoll.modify(flow.client, select.EPOLLRDHUP | select.EPOLLOUT)
+            self._hold(flow, out[sent:], select.EPOLLOUT)
+
+    def _hold(self, flow: _Flow, rest: bytes, wants: int) -> None:
+        """The client's socket does not take `rest` now; it may when it has what it `wants`."""
+        if not wants:
+            self._finish(flow, _End.GONE)
+            return
+        flow.pending = rest
+        self._expect(flow)
+        # Nothing more is read from the engine until the client has taken this: the kernel pushes back.
+        del self._by_engine[flow.engine]
+        self._epoll.unregister(flow.engine)
+        self._want(flow, wants)
 
     def _about_client(self, flow: _Flow, what: int) -> None:
         """The client left, or it can take some of what is pending."""
         if what & (select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR):
             self._finish(flow, _End.GONE)
             return
+        wants = select.EPOLLOUT
         try:
-            flow.pending = flow.pending[os.write(flow.client, flow.pending) :]
-        except BlockingIOError:
-            return
-        except OSError:
-            self._finish(flow, _End.GONE)
-            return
+            flow.pending = flow.pending[flow.send(flow.pending) :]
+        except OSError as error:
+            if not (wants := _wanted(error)):
+                self._finish(flow, _End.GONE)
+                return
         if flow.pending:
+            if wants != flow.wants:
+                self._want(flow, wants)
             if len(flow.pending) <= flow.due:
                 self._expect(flow)
             return
@@ -351,6 +364,10 @@ class Pump:
         self._by_engine[flow.engine] = flow
         self._epoll.register(flow.engine, select.EPOLLIN)
         self._epoll.modify(flow.client, select.EPOLLRDHUP)
+
+    def _want(self, flow: _Flow, wants: int) -> None:
+        flow.wants = wants
+        self._epoll.modify(flow.client, select.EPOLLRDHUP | wants)
 
     def _expect(self, flow: _Flow) -> None:
         """From now on the client has stall_s for the next piece of what is pending."""
@@ -402,6 +419,16 @@ class Pump:
 
     def __repr__(self) -> str:
         return f"<Pump {self.flows} flows>"
+
+
+def _wanted(error: OSError) -> int:
+    """What to wait for at the client's socket that raised `error` in `send`; 0: nothing, it broke.
+
+    OpenSSL wants to read there if the client asks for something in the middle of a stream that must be answered first.
+    """
+    if isinstance(error, ssl.SSLWantReadError):
+        return select.EPOLLIN
+    return select.EPOLLOUT if isinstance(error, (BlockingIOError, ssl.SSLWantWriteError)) else 0
 
 
 def _acknowledge_later(engine: socket.socket) -> None:

@@ -218,7 +218,7 @@ def _build() -> Row:
     return Row(
         "Version and configuration",
         height=7,
-        width=8,
+        width=(8, 8, 8, 12, 12),
         panels=[
             table(
                 Text(
@@ -253,6 +253,25 @@ def _build() -> Row:
                 ),
                 {"0": ("Refused", "red"), "1": ("Applied", "green")},
                 Query(gateway.RELOADED, "{{instance}}"),
+            ),
+            series(
+                Text(
+                    "Certificate: time left",
+                    "Until the certificate expires that clients get, as the daemon has it in memory. A renewal shows "
+                    "after the reload that follows it. Empty without TLS.",
+                    "s",
+                    runbook=("SluicegateCertificateExpiresSoon", "SluicegateCertificateExpired"),
+                ),
+                Query(gateway.CERTIFICATE_LEFT, "{{instance}} {{certificate}}"),
+            ),
+            series(
+                Text(
+                    "TLS handshakes that failed",
+                    "By reason. error after a change: clients do not accept the certificate, or theirs is not "
+                    "accepted. timeout and crowded: half-open handshakes, as of a scan or an attack.",
+                    "suffix: handshakes/s",
+                ),
+                Query(gateway.HANDSHAKES_FAILED, "{{instance}} {{reason}}"),
             ),
         ],
     )

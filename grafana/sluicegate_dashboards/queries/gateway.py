@@ -109,6 +109,8 @@ BUILD = select("api_build_info")
 AGE = f"(time() - {select('process_start_time_seconds', DAEMON)}) * on (instance) group_left (version, python) {BUILD}"
 RELOADS = total(f"increase({select('api_config_reloads_total')}[{WINDOW}])", "instance", "result")
 RELOADED = select("api_config_last_reload_successful")
+CERTIFICATE_LEFT = f"{select('api_tls_certificate_expiry_timestamp_seconds')} - time()"
+HANDSHAKES_FAILED = total(rate("api_tls_handshakes_failed_total"), "instance", "reason")
 
 # Moments, for annotations. A start time is an instant in itself (useValueForTime), so it is marked exactly.
 

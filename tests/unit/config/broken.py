@@ -142,6 +142,12 @@ BROKEN = [
         f": listen = […]: must not be the address of engine.base_url, {OWN_ENGINE}",
         'listen = ["[::1]:1", "127.0.0.1:8000"]',
     ),
+    Broken(
+        "a certificate without its key",
+        ': tls.certificate = "/c.pem": needs tls.key as well',
+        '[tls]\ncertificate = "/c.pem"',
+    ),
+    Broken("a key alone", ': tls.key = "/k.pem": needs tls.certificate as well', '[tls]\nkey = "/k.pem"'),
     Broken("port alone", f": listen = 8080: {LISTEN_ALLOWED}", "listen = 8080"),
     Broken(
         "path too long",

@@ -86,7 +86,7 @@ def test_every_setting_is_in_the_tables() -> None:
 
 def test_only_the_first_example_is_broken() -> None:
     """The document's first TOML example is the broken one; the others are valid."""
-    assert len(TOML) == 5
+    assert len(TOML) == 6
     with pytest.raises(ConfigError):
         load(TOML[0], "f.toml", {})
     for example in TOML[1:]:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from sluicegate.account.record import LOGGED, Record
+from sluicegate.observe.gpu_gauges import GpuReading
 from sluicegate.observe.logs import INFO, WARNING, Log
-from sluicegate.observe.metrics import GpuReading, Metrics
+from sluicegate.observe.metrics import Metrics
 from sluicegate.outcome import Outcome
 from tests.exported import gateway
 
@@ -29,6 +30,7 @@ def served(endpoint: str) -> Record:
 def described_by_the_code() -> Described:
     metrics = Metrics(["/v1/chat/completions"], "0")
     metrics.settled(served("/v1/chat/completions"))
+    metrics.certificate("/etc/sluicegate/tls/certificate.pem", 2e9)
     metrics.set_gpus({0: GpuReading(0.5, 1.0, 2.0, 50.0, 100.0)})
     described: Described = {}
     for family in metrics.registry.collect():

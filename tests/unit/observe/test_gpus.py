@@ -9,8 +9,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked, wait_all_threads_completed
 
+from sluicegate.observe.gpu_gauges import GpuReading
 from sluicegate.observe.gpus import CLOSE_LIMIT_S, RETRY_S, ROUND_LIMIT_S, sample_forever
-from sluicegate.observe.metrics import GpuReading, Metrics
+from sluicegate.observe.metrics import Metrics
 from sluicegate.observe.nvml import Nvml
 from tests.unit.observe.captured import Captured
 from tests.unit.observe.fake_nvml import FakeGpu, FakeNvml

@@ -9,7 +9,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from sluicegate.account.record import Record
-from sluicegate.observe.metrics import MODELS_MAX, GpuReading, Metrics
+from sluicegate.observe.gpu_gauges import GpuReading
+from sluicegate.observe.metrics import MODELS_MAX, Metrics
 from sluicegate.outcome import Outcome
 
 CHAT = "/v1/chat/completions"

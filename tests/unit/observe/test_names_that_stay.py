@@ -17,8 +17,9 @@ from sluicegate.account.record import LOGGED, Record
 from sluicegate.config.settings import SETTINGS
 from sluicegate.dialects.routes import ENDPOINTS, LOOKUPS, PATHS
 from sluicegate.engines.engine import EngineState
+from sluicegate.observe.gpu_gauges import GpuReading
 from sluicegate.observe.logs import Fields
-from sluicegate.observe.metrics import GpuReading, Metrics
+from sluicegate.observe.metrics import Metrics
 from sluicegate.outcome import Outcome
 
 #: Metric → its type, and its labels but for a histogram's `le`.
@@ -41,6 +42,8 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "api_client_connections": ("gauge", ()),
     "api_client_connections_limit": ("gauge", ()),
     "api_client_connections_refused_total": ("counter", ()),
+    "api_tls_handshakes_failed_total": ("counter", ("reason",)),
+    "api_tls_certificate_expiry_timestamp_seconds": ("gauge", ("certificate",)),
     "api_engine_connections": ("gauge", ("state",)),
     "api_engine_up": ("gauge", ()),
     "api_log_lines_dropped_total": ("counter", ()),
@@ -71,6 +74,7 @@ LABEL_VALUES = {
     ("api_engine_connections", "state"): {"idle", "busy"},
     ("api_tokens_total", "kind"): {"prompt", "completion"},
     ("api_model_tokens_total", "kind"): {"prompt", "completion"},
+    ("api_tls_handshakes_failed_total", "reason"): {"timeout", "crowded", "closed", "error"},
     ("api_config_reloads_total", "result"): {"applied", "refused"},
     ("api_requests_total", "status"): {"200", "none"},
     ("api_requests_total", "endpoint"): {"/v1/chat/completions", "other"},
@@ -98,6 +102,7 @@ OUTCOMES = {
 }
 
 LOG_EVENTS = {
+    "certificate",
     "crashed",
     "cut",
     "draining",
@@ -118,6 +123,7 @@ LOG_EVENTS = {
     "stopped",
     "tracing_down",
     "tracing_up",
+    "tls_unused",
     "wedged",
 }
 
@@ -193,6 +199,9 @@ CONFIGURATION: dict[str, tuple[str | None, str, tuple[float | str | None, ...], 
     "streams.ping_s": (None, "0.0", (0, 3600), False),
     "cors.origins": (None, "[]", (), False),
     "proxies.trusted": (None, "[]", (), False),
+    "tls.certificate": (None, '""', (), False),
+    "tls.key": (None, '""', (), False),
+    "tls.client_ca": (None, '""', (), False),
     "log.format": ("LOG_FORMAT", '"auto"', ("auto", "text", "json", "journal"), True),
     "log.level": ("LOG_LEVEL", '"info"', ("debug", "info", "warning", "error"), False),
     "gpu.sample_interval_s": (None, "5.0", (0.1, 600), False),
@@ -242,6 +251,7 @@ def exposed() -> dict[str, Any]:
     chat = Record("r1", "/v1/chat/completions", 0.0, ended_at=1.0, status=200, model_used="m", outcome=Outcome.SERVED)
     metrics.settled(chat)
     metrics.settled(Record("r2", "/nowhere", 0.0, outcome=Outcome.INVALID))
+    metrics.certificate("/etc/sluicegate/tls/certificate.pem", 2e9)
     metrics.set_gpus({0: GpuReading(0.5, 1.0, 2.0, 50.0, 100.0)})
     families = text_string_to_metric_families(metrics.expose()[0].decode())
     return {family.name + ("_total" if family.type == "counter" else ""): family for family in families}

@@ -1,8 +1,10 @@
 """The pump between socket pairs: how streams end, what it waits for, and that only whole events go out."""
 
 import socket
+import ssl
 import time
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -211,6 +213,38 @@ async def test_a_slow_client_pushes_back_and_loses_nothing(family: int) -> None:
             await flow.receive_to_the_end()
         assert await flow.ended() is None
         assert body_of(flow.received).startswith(b"".join(chunks_of(MUCH)) + DONE)
+
+
+class Reluctant(socket.socket):
+    """A client's socket whose `send` raises what is in `wants` before it sends anything, as one over TLS may."""
+
+    wants: list[OSError]
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        if self.wants:
+            raise self.wants.pop(0)
+        return super().send(data, flags)
+
+
+async def test_tls_may_want_to_read_or_write_first() -> None:
+    """The pump waits for what OpenSSL wants, and sends the same again."""
+    async with open_pump() as flows:
+        flow = await open_flow()
+        sock = Reluctant(fileno=flow.splice.sock.detach())
+        sock.wants = [ssl.SSLWantWriteError(), ssl.SSLWantReadError(), ssl.SSLWantWriteError()]
+        flow.splice.sock = sock
+        async with trio.open_nursery() as nursery:
+            await nursery.start(flow.carry, flows.pump)
+            await flow.send(framed(TOKEN))
+            await until(lambda: len(sock.wants) == 1)
+            await beat(0.05)
+            assert sock.wants, "it waits for the client's own bytes now"
+            flow.client.send(b"x")
+            await flow.receive_tokens(1)
+            sock.wants = [ssl.SSLError("broken")]
+            await flow.send(framed(TOKEN))
+            assert isinstance(await flow.ended(), ClientGone)
+        flow.close()
 
 
 async def test_slow_event_may_outlast_stall_s() -> None:

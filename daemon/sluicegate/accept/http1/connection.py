@@ -15,7 +15,7 @@ from ..codings import decoded
 from ..handler import Handler, Unmatched
 from ..intake import PIECE, dialect_of, make_request, new_id, too_slow
 from ..proxied import client_of
-from ..sockets import has_unread, linger, reset_on_close
+from ..sockets import NOT_NOW, TLS_NOT_NOW, Wait, has_unread, linger, reset_on_close, wait_for
 from .client import Http1Body, Http1Client
 from .grammar import method_of, target_of
 from .head import Head, may_be_hot
@@ -146,12 +146,14 @@ class Http1Connection:
             try:
                 return sock.recv(READ_SIZE)
             except BlockingIOError:
-                pass
+                wait: Wait = trio.lowlevel.wait_readable
+            except TLS_NOT_NOW as error:
+                wait = wait_for(error)
             except OSError:
                 return b""
             with trio.CancelScope(deadline=deadline) as scope:
                 self._idle = scope if idle else None
-                await trio.lowlevel.wait_readable(sock)
+                await wait(sock)
             self._idle = None
             if scope.cancelled_caught:
                 return None
@@ -194,7 +196,7 @@ class Http1Connection:
             data, self._unsent = self._unsent + data, b""
         try:
             sent = self.sock.send(data)
-        except BlockingIOError:
+        except NOT_NOW:
             sent = 0
         except OSError:
             raise ClientGone from None
@@ -203,16 +205,19 @@ class Http1Connection:
 
     async def _send_rest(self, rest: memoryview) -> None:
         stall_s = self.config.current.timeouts.client_stall_s
+        wait: Wait = trio.lowlevel.wait_writable
         while rest:
             piece = rest[:PIECE]
             try:
                 with trio.move_on_after(stall_s):
                     while piece:
-                        await trio.lowlevel.wait_writable(self.sock)
+                        await wait(self.sock)
                         try:
                             piece = piece[self.sock.send(piece) :]
                         except BlockingIOError:
                             continue
+                        except TLS_NOT_NOW as error:
+                            wait = wait_for(error)
                         except OSError:
                             raise ClientGone from None
             except trio.Cancelled:
