@@ -55,10 +55,7 @@ async def test_killed_in_mid_stream_and_started_again(engine: Target, real_engin
 
 
 async def test_its_core_killed_in_mid_stream(real_engine: RealEngine) -> None:
-    """What an out-of-memory kill or a CUDA error does: vLLM's API server lives on, tells of it, and ends a bit later.
-
-    The last test of the module, which leaves the engine dead.
-    """
+    """What an out-of-memory kill or a CUDA error does: vLLM's API server tells of it, and ends a bit later."""
     engine = real_engine.target
     endless = engine.question("chat", limit=1800, ignore_eos=True)
     async with open_gateway(configuration(engine.base_url)) as running:
@@ -75,6 +72,7 @@ async def test_its_core_killed_in_mid_stream(real_engine: RealEngine) -> None:
                 broken = await whole.answer()
             await running.engine_state(EngineState.DOWN)
             refused = await gate.ask(post(CHAT, endless))
+        await trio.to_thread.run_sync(real_engine.kill)  # or the next test would find it still there, and then not
         running.assert_at_rest()
         assert running.outcomes() == {"engine_error": 2, "engine_unavailable": 1}
     assert (broken.status, refused.status) == (502, 503)
