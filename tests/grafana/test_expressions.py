@@ -18,6 +18,7 @@ LABELS = frozenset(
     {
         *("instance", "job"),
         *("endpoint", "status", "outcome", "kind", "state", "model", "version", "python", "result", "generation", "le"),
+        "reason",
         *("model_name", "engine", "finished_reason"),
         *("gpu", "xid", "mode", "device", "fstype", "mountpoint", "name"),
         *("alertname", "alertstate", "severity"),
