@@ -39,6 +39,9 @@ SENTENCE = re.compile(r"# Stops with: (.+)")
 #: stand beside DCGM's.
 NVML = re.compile("api_gpu_(?!available$)")
 
+#: Has no sample on a host without TLS.
+CERTIFICATE = "api_tls_certificate_expiry_timestamp_seconds"
+
 #: What must not be read by others → what it holds, so that an empty or a missing file is not taken for a secret.
 SECRETS = {
     "/etc/sluicegate/sluicegate.toml": "[admission]",
@@ -339,8 +342,12 @@ def test_traffic_is_served_queued_shed_and_cancelled(gateway: Gateway) -> None:
 
 
 def test_every_panel_has_data(built: Deployment, prometheus: Prometheus) -> None:
-    """Every expression of every dashboard, over the time since the host was built, as a panel draws it."""
-    wanted = [each for each in expressions() if not all(map(NVML.match, metrics_in(each.text)))]
+    """Every expression of every dashboard, over the time since the host was built, as a panel draws it.
+
+    But the one about the certificate, which this host has not.
+    """
+    drawn = [each for each in expressions() if CERTIFICATE not in each.text]
+    wanted = [each for each in drawn if not all(map(NVML.match, metrics_in(each.text)))]
     assert len(wanted) > 50
 
     def all_drawn() -> None:
@@ -349,7 +356,7 @@ def test_every_panel_has_data(built: Deployment, prometheus: Prometheus) -> None
         assert empty == [], "no data:\n" + "\n".join(f"{each.dashboard}, {each.where}: {each.text}" for each in empty)
 
     eventually(all_drawn, SCRAPES_S, poll=10)
-    assert {each.where for each in expressions()} == {each.where for each in wanted}
+    assert {each.where for each in drawn} == {each.where for each in wanted}
 
 
 def test_every_rule_is_evaluated_and_has_data(built: Deployment, prometheus: Prometheus) -> None:
