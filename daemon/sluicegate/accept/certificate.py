@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..config.faults import ConfigError, Fault
 from ..config.schema import TlsConfig
+from ..config.secret import file_named
 from .sockets import TlsSocket
 
 #: A certificate with its chain, a key, or a bundle of authorities is some kilobytes.
@@ -16,9 +17,6 @@ FILE_MAX_BYTES = 1 << 20
 
 #: For TLS 1.2: forward secrecy and authenticated encryption. TLS 1.3 has nothing else.
 _CIPHERS_1_2 = "ECDHE+AESGCM:ECDHE+CHACHA20"
-
-#: In front of a file's name: it is a credential of the unit (LoadCredential= and the like).
-_CREDENTIAL = "credential:"
 
 _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 
@@ -85,13 +83,10 @@ def _no_password() -> str:
 
 
 def _path(name: str, environ: Mapping[str, str]) -> Path:
-    credential = name.removeprefix(_CREDENTIAL)
-    if credential == name:
-        return Path(name)
-    directory = environ.get("CREDENTIALS_DIRECTORY")
-    if not directory or Path(credential).name != credential:
+    path = file_named(name, environ)
+    if path is None:
         raise ConfigError([Fault(name, "", None, "no such credential: the unit needs LoadCredential= for it")])
-    return Path(directory, credential)
+    return path
 
 
 def _read(file: Path) -> bytes:

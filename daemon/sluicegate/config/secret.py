@@ -27,12 +27,20 @@ def with_secrets(config: Config, environ: Mapping[str, str]) -> Config:
     return dataclasses.replace(config, engine=dataclasses.replace(config.engine, key=key))
 
 
-def _read(setting: str, where: str, environ: Mapping[str, str]) -> str:
-    directory = environ.get("CREDENTIALS_DIRECTORY", "")
+def file_named(where: str, environ: Mapping[str, str]) -> Path | None:
+    """The file that `where` names: a path, or `credential:NAME`; None if systemd passes no such credential."""
     name = where.removeprefix(CREDENTIAL)
-    if name != where and not directory:
+    if name == where:
+        return Path(where)
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    return Path(directory, name) if directory and Path(name).name == name else None
+
+
+def _read(setting: str, where: str, environ: Mapping[str, str]) -> str:
+    path = file_named(where, environ)
+    if path is None:
+        name = where.removeprefix(CREDENTIAL)
         raise _fault(setting, f"{where} needs LoadCredential={name}:FILE in the unit; elsewhere name the file itself")
-    path = Path(directory, name)  # an absolute `name` replaces the directory
     try:
         with path.open("rb") as file:
             data = file.read(SECRET_MAX_BYTES + 1)
