@@ -3,10 +3,8 @@
 import functools
 import http.server
 import json
-import os
 import queue
 import re
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,33 +16,14 @@ import pytest
 import trio
 
 from sluicegate.config.schema import QueueMode
-from sluicegate_run import cache
+from tests.clients.install import node_clients
 from tests.fakes.script import Behaviour
 from tests.wire.visitors import at_rest, gate
 
 PAGE = Path(__file__).parent / "browser/page.html"
 
-OPENAI = "6.49.0"
-
 #: Chromium starts in a second or two on an idle machine (seconds).
 BROWSER_S = 50.0
-
-
-def _openai() -> Path:
-    """OpenAI's client as npm has it: modules that import each other by relative paths, as a browser wants them."""
-
-    def fill(part: Path) -> None:
-        install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--silent", f"openai@{OPENAI}"]
-        (part / "package.json").write_text("{}")  # or npm looks for one further up
-        subprocess.run(install, cwd=part, check=True)
-
-    root = cache.default_cache(os.environ)
-    part = root / "clients" / f"openai-{OPENAI}"
-    root.mkdir(parents=True, exist_ok=True)
-    with cache.lock(root, print):
-        if not cache.is_whole(part):
-            cache.make(part, fill)
-    return part / "node_modules/openai"
 
 
 class _Site(http.server.SimpleHTTPRequestHandler):
@@ -69,7 +48,7 @@ class _Site(http.server.SimpleHTTPRequestHandler):
 def _site() -> Iterator[tuple[int, "queue.Queue[dict[str, Any]]"]]:
     """Its port, on loopback, and what pages report."""
     reports: queue.Queue[dict[str, Any]] = queue.Queue()
-    handler = type("Site", (_Site,), {"openai": _openai(), "reports": reports})
+    handler = type("Site", (_Site,), {"openai": node_clients() / "openai", "reports": reports})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
